@@ -1,0 +1,44 @@
+//! Media types: what a blob is.
+
+/// The manifest of an image.
+pub const MANIFEST: &str = "application/vnd.preheat.manifest.v1+json";
+/// A code object of the wasmtime engine: the artefact file of that version of wasmtime, an ELF file.
+pub const CODE_WASMTIME: &str = "application/vnd.preheat.code.wasmtime.v1+elf";
+/// A code object in Preheat's own layout, see [`crate::code`].
+pub const CODE: &str = "application/vnd.preheat.code.v1+elf";
+/// A heap snapshot, see [`crate::heap`].
+pub const HEAP: &str = "application/vnd.preheat.heap.v1";
+/// A chunk list, see [`crate::chunks`].
+pub const CHUNKS: &str = "application/vnd.preheat.chunks.v1";
+/// A signed statement in its envelope.
+pub const STATEMENT: &str = "application/vnd.preheat.statement.v1.dsse+json";
+/// The payload inside a statement's envelope.
+pub const STATEMENT_PAYLOAD: &str = "application/vnd.preheat.statement.v1+json";
+/// The Wasm bytes from which an image was built.
+pub const WASM: &str = "application/wasm";
+
+/// Whether `text` is a media type: `type/subtype` of the characters that RFC 6838 section 4.2 allows.
+#[must_use]
+pub fn is_valid(text: &str) -> bool {
+    let part = |part: &str| {
+        (1..=127).contains(&part.len())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+            && part.as_bytes()[0].is_ascii_alphanumeric()
+    };
+    text.split_once('/').is_some_and(|(kind, sub)| part(kind) && part(sub))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_are_valid_and_junk_is_not() {
+        for ours in [MANIFEST, CODE_WASMTIME, CODE, HEAP, CHUNKS, STATEMENT, STATEMENT_PAYLOAD, WASM, "application/vnd.openjdk.cds"] {
+            assert!(is_valid(ours), "{ours}");
+        }
+        for junk in ["", "/", "a/", "/a", "a", "a/b/c", "a b/c", "a/\u{e9}", "../etc/passwd"] {
+            assert!(!is_valid(junk), "{junk}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `$PREHEAT_HOME`: a store, the builder's key and the trust policy of one user.
+
+use crate::store::files::{self, Publish};
+use crate::{Store, StoreError, TrustPolicy};
+use preheat_image::FormatError;
+use preheat_image::keys::SecretKey;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A user's directory: `store/`, `keys/builder.json`, `trust.json`.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// `$PREHEAT_HOME`, else `$XDG_DATA_HOME/preheat`, else `$HOME/.local/share/preheat`.
+    ///
+    /// # Errors
+    /// When none of the three variables is set to an absolute path.
+    pub fn from_env() -> Result<Self, StoreError> {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let relative = std::env::var_os("PREHEAT_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let root = match relative {
+            Some(root) => std::path::absolute(&root).map_err(StoreError::io("find the directory", &root))?,
+            None => absolute("XDG_DATA_HOME")
+                .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+                .map(|data| data.join("preheat"))
+                .ok_or_else(|| StoreError::Io {
+                    action: "find a directory for the store; set",
+                    path: "PREHEAT_HOME".into(),
+                    source: io::Error::new(io::ErrorKind::NotFound, "neither PREHEAT_HOME, XDG_DATA_HOME nor HOME is set"),
+                })?,
+        };
+        Ok(Self { root })
+    }
+
+    /// The directory `root`, whatever the environment says.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Opens the store, making it on first use.
+    ///
+    /// # Errors
+    /// When it can't be made or is of another version.
+    pub fn store(&self) -> Result<Store, StoreError> {
+        Store::open(self.store_dir())
+    }
+
+    fn key_path(&self) -> PathBuf {
+        self.root.join("keys/builder.json")
+    }
+
+    fn trust_path(&self) -> PathBuf {
+        self.root.join("trust.json")
+    }
+
+    /// The builder's key: read, or made on first use and then trusted here. Of several processes at once, one makes it.
+    ///
+    /// # Errors
+    /// When it can't be read or made, or the operating system gives no random bytes.
+    pub fn builder_key(&self) -> Result<SecretKey, StoreError> {
+        let path = self.key_path();
+        let key = match self.read_key(&path)? {
+            Some(key) => key,
+            None => self.make_key(&path)?,
+        };
+        // Not only for a key that was just made: the process that made it may have been killed in between.
+        let trust = self.trust_path();
+        if !trust.exists() {
+            let policy = serde_json::to_vec_pretty(&TrustPolicy::trusting("local builder", key.public())).unwrap_or_default();
+            files::publish(&trust, &policy, 0o644, Publish::UnlessThere)?;
+        }
+        Ok(key)
+    }
+
+    fn make_key(&self, path: &Path) -> Result<SecretKey, StoreError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| StoreError::Io {
+            action: "draw random bytes for",
+            path: path.to_owned(),
+            source: io::Error::other(error.to_string()),
+        })?;
+        files::make_private_dir(&self.root.join("keys"))?;
+        files::publish(path, &SecretKey::from_seed(seed).to_file(), 0o600, Publish::UnlessThere)?;
+        self.read_key(path)?.ok_or_else(|| StoreError::io("read", path)(io::Error::from(io::ErrorKind::NotFound)))
+    }
+
+    fn read_key(&self, path: &Path) -> Result<Option<SecretKey>, StoreError> {
+        match std::fs::read(path) {
+            Ok(bytes) => SecretKey::from_file(&bytes).map(Some).map_err(|source| StoreError::Format { path: path.to_owned(), source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", path)(error)),
+        }
+    }
+
+    /// The trust policy; the empty one, which trusts nobody, while there is none.
+    ///
+    /// # Errors
+    /// When `trust.json` can't be read or is no policy of this version.
+    pub fn trust(&self) -> Result<TrustPolicy, StoreError> {
+        const FORMAT: &str = "trust policy";
+        let path = self.trust_path();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TrustPolicy::default()),
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
+        };
+        let wrong = |source| StoreError::Format { path: path.clone(), source };
+        let policy: TrustPolicy =
+            serde_json::from_slice(&bytes).map_err(|e| wrong(FormatError::Damaged { format: FORMAT, what: e.to_string() }))?;
+        if policy.version != 1 {
+            return Err(wrong(FormatError::Version { format: FORMAT, found: policy.version, supported: 1 }));
+        }
+        Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        assert_eq!(home.trust().unwrap(), TrustPolicy::default());
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| home.builder_key().unwrap().public())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(keys.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(home.trust().unwrap().builders[0].key, keys[0]);
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::remove_file(home.trust_path()).unwrap();
+        home.builder_key().unwrap();
+        assert_eq!(home.trust().unwrap().builders[0].key, keys[0], "a builder killed between key and policy is made good");
+        let mode = std::fs::metadata(home.key_path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_policy_is_an_error_not_an_empty_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        std::fs::write(home.trust_path(), "{").unwrap();
+        assert!(home.trust().unwrap_err().to_string().contains("trust.json"));
+        std::fs::write(home.trust_path(), r#"{"version":2,"builders":[]}"#).unwrap();
+        assert!(home.trust().unwrap_err().to_string().contains("version 2"));
+    }
+}

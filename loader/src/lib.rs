@@ -1,0 +1,21 @@
+//! Preheat's store and its trust.
+//!
+//! The [`store`] keeps blobs by digest, verified statements about them, and names. A [`trust::TrustPolicy`] says whose statements count.
+//! [`Store::load`] brings the two together: what comes out, a [`TrustedImage`] and its [`TrustedFile`]s, was hashed when it entered the
+//! store, has not been written since, and is covered by a statement that the policy of this call accepts.
+//!
+//! This crate must never know how code is compiled or run.
+
+#![deny(unsafe_code)]
+
+mod error;
+mod home;
+mod load;
+pub mod store;
+pub mod trust;
+
+pub use error::StoreError;
+pub use home::Home;
+pub use load::{LoadOptions, TrustedCode, TrustedFile, TrustedImage};
+pub use store::Store;
+pub use trust::TrustPolicy;

@@ -1,0 +1,213 @@
+//! Loading: from a digest and a policy to files that may be mapped.
+
+use crate::StoreError;
+use crate::store::files::read_small;
+use crate::store::{Store, seal_of, verify_file};
+use crate::trust::{Refusal, TrustPolicy};
+use preheat_image::manifest::Artefact;
+use preheat_image::record::{Record, Signed};
+use preheat_image::statement::Kind;
+use preheat_image::{CpuLevel, Digest, Manifest};
+use std::fs::File;
+use std::io::Seek as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// How careful to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadOptions {
+    /// Hash every blob again, even one whose file has not been written since it was last hashed. Finds what a disk has damaged.
+    pub rehash: bool,
+}
+
+/// An image that a statement vouches for which the policy accepts.
+#[derive(Debug, Clone)]
+pub struct TrustedImage {
+    store: Store,
+    digest: Digest,
+    manifest: Manifest,
+    record: Record,
+    statement: usize,
+    options: LoadOptions,
+}
+
+/// A blob, open, whose contents are those of its digest. The descriptor is the one through which the file was checked: a file put in its
+/// place afterwards is another file.
+#[derive(Debug)]
+pub struct TrustedFile {
+    file: File,
+    path: PathBuf,
+    artefact: Artefact,
+}
+
+/// A code object of the engine that was asked for: a blob that a statement covers which the policy accepts.
+///
+/// There is no way to make one but [`TrustedImage::code`]; an engine that maps one executable relies on that.
+#[derive(Debug)]
+pub struct TrustedCode {
+    file: TrustedFile,
+    engine: String,
+}
+
+impl Store {
+    /// Loads the image `digest` if `policy` accepts a statement about it.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Refused`], or what the operating system says.
+    pub fn load(&self, digest: &Digest, policy: &TrustPolicy, options: LoadOptions) -> Result<TrustedImage, StoreError> {
+        let record = self.entry(digest)?.ok_or(StoreError::Missing(*digest))?;
+        let chosen = policy.choose(&record, Kind::Image).map_err(|refusal| StoreError::Refused { digest: *digest, refusal })?;
+        if !chosen.covers(digest) {
+            return Err(StoreError::Refused { digest: *digest, refusal: Refusal::NotCovered(*digest) });
+        }
+        let statement = record.statements.iter().position(|signed| std::ptr::eq(signed, chosen)).unwrap_or(0);
+        // A manifest is small: hashing it costs less than looking up whether it must be hashed.
+        let path = self.blob_path(digest);
+        let bytes = read_small(&path, preheat_image::manifest::MAX_SIZE)?.ok_or(StoreError::Missing(*digest))?;
+        if Digest::of(&bytes) != *digest {
+            return Err(StoreError::Damaged { digest: *digest, path, what: "its bytes were changed".into() });
+        }
+        let manifest = Manifest::parse(&bytes).map_err(|source| StoreError::Format { path, source })?;
+        // The statement need not name all that the image consists of.
+        let revoked = &policy.revoked.blobs;
+        if let Some(part) = manifest.blobs().find(|part| revoked.contains(&part.digest)) {
+            return Err(StoreError::Refused { digest: *digest, refusal: Refusal::RevokedBlob(part.digest) });
+        }
+        self.touch(digest);
+        Ok(TrustedImage { store: self.clone(), digest: *digest, manifest, record, statement, options })
+    }
+
+    /// Notes that an image was used: the time of its entry's file, at most once an hour.
+    fn touch(&self, image: &Digest) {
+        let path = self.entry_path(image);
+        let now = SystemTime::now();
+        let recent = |time: SystemTime| now.duration_since(time).is_ok_and(|age| age < Duration::from_secs(3600));
+        let known = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
+        if !known.is_ok_and(recent) {
+            // A store that can't be written keeps no times.
+            let _ = File::open(&path).and_then(|file| file.set_modified(now));
+        }
+    }
+}
+
+impl TrustedImage {
+    /// The image's digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The statement that the policy accepted.
+    #[must_use]
+    pub fn statement(&self) -> &Signed {
+        &self.record.statements[self.statement]
+    }
+
+    /// Opens the code object of `engine` that is best for a host of `target` and `level`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoVariant`] when the host can run none, [`StoreError::Refused`] when the statement does not cover it,
+    /// [`StoreError::Damaged`] when its file is not what it was.
+    pub fn code(&self, engine: &str, target: &str, level: CpuLevel) -> Result<TrustedCode, StoreError> {
+        let Some((artefact, variant)) = self.manifest.best_code(engine, target, level) else {
+            let variants: Vec<String> =
+                self.manifest.code().map(|(_, variant)| format!("{} {} {}", variant.engine, variant.target, variant.cpu)).collect();
+            return Err(StoreError::NoVariant {
+                host: format!("{engine} {target} {level}"),
+                host_level: level.name().trim_start_matches("x86-64-").to_owned(),
+                available: if variants.is_empty() { "nothing".into() } else { variants.join(", ") },
+            });
+        };
+        if !self.statement().covers(&artefact.digest) {
+            return Err(StoreError::Refused { digest: self.digest, refusal: Refusal::NotCovered(artefact.digest) });
+        }
+        Ok(TrustedCode { file: self.open(artefact)?, engine: variant.engine.clone() })
+    }
+
+    /// Opens an artefact that is not code.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when the manifest does not name it, [`StoreError::Refused`] when it is code,
+    /// [`StoreError::Damaged`] when its file is not what it was.
+    pub fn artefact(&self, digest: &Digest) -> Result<TrustedFile, StoreError> {
+        let artefact = self.manifest.artefacts.iter().find(|artefact| artefact.digest == *digest).ok_or(StoreError::Missing(*digest))?;
+        if artefact.is_code() {
+            return Err(StoreError::Refused { digest: self.digest, refusal: Refusal::NotCovered(*digest) });
+        }
+        self.open(artefact)
+    }
+
+    fn open(&self, artefact: &Artefact) -> Result<TrustedFile, StoreError> {
+        let digest = artefact.digest;
+        let path = self.store.blob_path(&digest);
+        let mut file = File::open(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => StoreError::Missing(digest),
+            _ => StoreError::io("open", &path)(error),
+        })?;
+        let metadata = file.metadata().map_err(StoreError::io("look at", &path))?;
+        let damaged = |what: String| StoreError::Damaged { digest, path: path.clone(), what };
+        if metadata.len() != artefact.size {
+            return Err(damaged(format!("it has {} bytes, not {}", metadata.len(), artefact.size)));
+        }
+        let seal = seal_of(&metadata);
+        let known = self.record.seals.get(&digest);
+        if self.options.rehash || known != Some(&seal) {
+            let found = verify_file(&file).map_err(StoreError::io("read", &path))?;
+            if found != digest {
+                return Err(damaged(format!("its bytes have digest {found}")));
+            }
+            file.rewind().map_err(StoreError::io("rewind", &path))?;
+            if known != Some(&seal) {
+                // Without the seal the next load hashes again: slower, not wrong.
+                let _ = self.store.reseal(&self.digest, digest, seal);
+            }
+        }
+        Ok(TrustedFile { file, path, artefact: artefact.clone() })
+    }
+}
+
+impl TrustedCode {
+    /// The engine that made it and runs it.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    /// The blob.
+    #[must_use]
+    pub fn file(&self) -> &TrustedFile {
+        &self.file
+    }
+
+    /// Gives the open file away.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file.file
+    }
+}
+
+impl TrustedFile {
+    /// The open file, at its beginning.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where the store keeps it; only for messages, since another file may be there by now.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the manifest says about it.
+    #[must_use]
+    pub fn artefact(&self) -> &Artefact {
+        &self.artefact
+    }
+}

@@ -1,0 +1,210 @@
+//! Putting things into the store.
+
+use super::files::{self, Publish, TempFile};
+use super::lock::Lock;
+use super::{Store, index, seal_of};
+use crate::StoreError;
+use preheat_image::keys::PublicKey;
+use preheat_image::manifest::Descriptor;
+use preheat_image::record::{Record, Seal, Signed};
+use preheat_image::statement::{Envelope, Kind};
+use preheat_image::{Digest, DigestHasher, Manifest, media};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Things on their way into the store. While it lives, nothing is collected; what was put and then not vouched for by a statement is
+/// garbage for the next collection, so a process may be killed at any point.
+#[derive(Debug)]
+pub struct Publication<'s> {
+    store: &'s Store,
+    lock: Lock,
+    written: BTreeMap<Digest, Seal>,
+    rows: index::Changes,
+    /// The size of all blobs, once the index has all of `rows`.
+    indexed: Option<u64>,
+}
+
+/// A blob that is being written; its digest is known at the end.
+#[derive(Debug)]
+pub struct BlobWriter {
+    file: TempFile,
+    hasher: DigestHasher,
+    size: u64,
+}
+
+impl BlobWriter {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        self.file.write(bytes)
+    }
+}
+
+impl Store {
+    /// Begins to put things into the store.
+    ///
+    /// # Errors
+    /// When the store can't be locked, for example because it is read-only.
+    pub fn publish(&self) -> Result<Publication<'_>, StoreError> {
+        let lock = self.lock_shared()?;
+        // A copy of a store may lack its empty directories.
+        files::make_dir(&self.temp_dir())?;
+        Ok(Publication { store: self, lock, written: BTreeMap::new(), rows: index::Changes::default(), indexed: None })
+    }
+
+    pub(super) fn temp_dir(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Writes a file that is no blob: whole and durable. The caller has the store's lock, so that nobody collects the temporary file.
+    pub(super) fn write_file(&self, path: &std::path::Path, bytes: &[u8], publish: Publish) -> Result<(), StoreError> {
+        files::make_dir(path.parent().unwrap_or(&self.root))?;
+        let mut file = TempFile::create(&self.temp_dir())?;
+        file.write(bytes)?;
+        file.publish(path, 0o644, publish).map(drop)
+    }
+
+    /// Changes the record at `path` about `subject`, one process at a time.
+    pub(super) fn change_record(
+        &self,
+        path: &std::path::Path,
+        subject: &Digest,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<(), StoreError> {
+        let _lock = self.lock_records()?;
+        let old = Self::record(path, subject)?;
+        let mut new = old.clone().unwrap_or_else(|| Record::new(*subject));
+        change(&mut new);
+        if old.as_ref() == Some(&new) {
+            return Ok(());
+        }
+        self.write_file(path, &new.to_bytes(), Publish::Replacing)
+    }
+}
+
+impl Publication<'_> {
+    /// Begins a blob.
+    ///
+    /// # Errors
+    /// When no file can be made.
+    pub fn blob(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { file: TempFile::create(&self.store.temp_dir())?, hasher: DigestHasher::new(), size: 0 })
+    }
+
+    /// Ends a blob and gives it its name. A blob of the same digest and size that is there already stays.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; nothing is left behind then.
+    pub fn finish_blob(&mut self, blob: BlobWriter, media_type: &str) -> Result<Descriptor, StoreError> {
+        let digest = blob.hasher.finalize();
+        self.note_blob(digest, blob.size);
+        let path = self.store.blob_path(&digest);
+        if self.store.blob_size(&digest) != Some(blob.size) {
+            files::make_dir(path.parent().unwrap_or(&path))?;
+            let file = blob.file.publish(&path, 0o444, Publish::Replacing)?;
+            let metadata = file.metadata().map_err(StoreError::io("look at", &path))?;
+            self.written.insert(digest, seal_of(&metadata));
+        }
+        Ok(Descriptor { media_type: media_type.to_owned(), digest, size: blob.size })
+    }
+
+    /// Puts a blob that is in memory.
+    ///
+    /// # Errors
+    /// As [`Publication::finish_blob`].
+    pub fn put(&mut self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, StoreError> {
+        let digest = Digest::of(bytes);
+        if self.store.blob_size(&digest) == Some(bytes.len() as u64) {
+            self.note_blob(digest, bytes.len() as u64);
+            return Ok(Descriptor { media_type: media_type.to_owned(), digest, size: bytes.len() as u64 });
+        }
+        let mut blob = self.blob()?;
+        blob.write(bytes)?;
+        self.finish_blob(blob, media_type)
+    }
+
+    fn note_blob(&mut self, digest: Digest, size: u64) {
+        self.indexed = None;
+        self.rows.blobs.insert(digest, size);
+    }
+
+    /// Lets a statement in: verifies that `key` signed it and that all its outputs are there, keeps it, and records it under its key
+    /// and for each of its outputs that can be asked for (an image's manifest, a code object).
+    ///
+    /// # Errors
+    /// When the statement is not by `key`, or an output is missing.
+    pub fn add_statement(&mut self, envelope: &Envelope, key: &PublicKey) -> Result<(), StoreError> {
+        let subject = envelope.unverified().outputs.first().map_or(envelope.unverified().key, |output| output.digest);
+        let statement = envelope.verify([key]).map_err(|source| StoreError::Statement { subject, source })?;
+        for output in &statement.outputs {
+            match self.store.blob_size(&output.digest) {
+                Some(size) if size == output.size => {}
+                Some(size) => {
+                    return Err(StoreError::Damaged {
+                        digest: output.digest,
+                        path: self.store.blob_path(&output.digest),
+                        what: format!("it has {size} bytes, not {}", output.size),
+                    });
+                }
+                None => return Err(StoreError::Missing(output.digest)),
+            }
+        }
+        if statement.kind == Kind::Image {
+            let manifest = self.store.read_blob(&subject, preheat_image::manifest::MAX_SIZE)?;
+            let path = self.store.blob_path(&subject);
+            let manifest = Manifest::parse(&manifest).map_err(|source| StoreError::Format { path, source })?;
+            // What a manifest names and the store lacks would otherwise be noticed at the first load only.
+            for part in manifest.blobs() {
+                if self.store.blob_size(&part.digest) != Some(part.size) {
+                    return Err(StoreError::Missing(part.digest));
+                }
+            }
+            let blobs = manifest.blobs().map(|blob| blob.digest);
+            self.rows.images.insert(subject, blobs.chain([subject]).collect());
+        }
+        let blob = self.put(media::STATEMENT, &envelope.to_bytes())?;
+        let signed = Signed::new(statement, envelope.signer(), blob.digest);
+        let parts = self.rows.images.get(&subject).into_iter().flatten().copied();
+        let sealed: BTreeSet<Digest> = signed.outputs.iter().map(|output| output.digest).chain(parts).collect();
+        let seals: BTreeMap<Digest, Seal> = sealed.into_iter().filter_map(|digest| Some((digest, self.seal(&digest)?))).collect();
+        if signed.kind == Kind::Image {
+            // Before the entry: an index that knows too much is corrected when it is read, one that knows too little is not.
+            self.indexed = index::update(self.store, &self.rows);
+        }
+        self.store.change_record(&self.store.entry_path(&subject), &subject, |record| {
+            record.add(signed.clone());
+            record.seals.extend(seals);
+        })?;
+        // The key last: whoever finds it finds everything else.
+        self.store.change_record(&self.store.key_path(&signed.key), &signed.key, |record| record.add(signed.clone()))
+    }
+
+    /// The seal of a blob that this publication wrote, or that was sealed for another subject and not changed since.
+    fn seal(&self, digest: &Digest) -> Option<Seal> {
+        if let Some(seal) = self.written.get(digest) {
+            return Some(*seal);
+        }
+        let known = *self.store.entry(digest).ok()??.seals.get(digest)?;
+        let now = seal_of(&std::fs::metadata(self.store.blob_path(digest)).ok()?);
+        (known == now).then_some(known)
+    }
+
+    /// Updates the index and lets go of the store. If that takes the store over its size limit, the images that were not used for
+    /// longest go.
+    ///
+    /// # Errors
+    /// When the eviction fails. An index that can't be written is no error: it is derived, and made anew when needed.
+    pub fn finish(self) -> Result<(), StoreError> {
+        let Self { store, lock, rows, indexed, .. } = self;
+        let total = indexed.or_else(|| index::update(store, &rows));
+        drop(lock);
+        match (store.max_bytes()?, total) {
+            (Some(max), Some(total)) if total > max => store.evict_if_idle(max, &rows),
+            _ => Ok(()),
+        }
+    }
+}

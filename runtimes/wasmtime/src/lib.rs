@@ -1,0 +1,34 @@
+//! Preheat's wasmtime engine: everything that Wasm has, compiled and run by the `wasmtime` crate.
+//!
+//! [`WasmtimeEngine::load`] takes only a [`preheat_loader::TrustedCode`], so nothing that no builder vouched for becomes executable.
+//! Compiling ([`compile::Compiler`]) is a feature of its own: a node that only runs images has no compiler in it.
+//!
+//! This crate must never know how the store is laid out, or decide whom to trust.
+
+#![deny(unsafe_code)]
+
+#[cfg(feature = "compile")]
+pub mod compile;
+mod config;
+mod engine;
+mod error;
+mod host;
+mod http;
+mod instance;
+mod loaded;
+mod request;
+mod state;
+mod sys;
+mod ticker;
+mod value;
+
+pub use config::{BUILD_ID, COMPILER, ENGINE, TARGET};
+pub use engine::{EngineOptions, WasmtimeEngine};
+pub use error::RunError;
+pub use host::{HostCall, HostError, HostFunction};
+pub use instance::Instance;
+pub use loaded::Loaded;
+pub use request::{Directory, Input, Output, Request};
+pub use value::{Value, ValueType};
+
+pub use ::http as http_types;

@@ -1,0 +1,74 @@
+use super::Global;
+use crate::ui;
+use clap::Args;
+use preheat::LoadOptions;
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Show what an image consists of, who vouches for it, and how its function is called
+#[derive(Args)]
+#[command(after_help = "Examples:\n  preheat inspect app:v1\n  preheat inspect sha256:4f2a… --json")]
+pub(crate) struct Inspect {
+    /// Name or digest of an image
+    image: String,
+}
+
+impl Inspect {
+    pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let home = global.home()?;
+        let store = home.store()?;
+        let digest = store.resolve_text(&self.image)?;
+        let policy = home.trust()?;
+        // Looking is allowed whoever signed: without trust the statements are shown as what they are.
+        let bytes = store.read_blob(&digest, preheat::manifest::MAX_SIZE)?;
+        let wrong = |source| preheat::StoreError::Format { path: store.blob_path(&digest), source };
+        let manifest = preheat::Manifest::parse(&bytes).map_err(wrong)?;
+        let record = store.entry(&digest)?;
+        let statements = record.map(|record| record.statements).unwrap_or_default();
+        let trusted = store.load(&digest, &policy, LoadOptions::default());
+        let names: Vec<String> = store.names()?.into_iter().filter(|name| name.digest == digest).map(|name| name.name).collect();
+        if global.json {
+            let statements: Vec<_> = statements
+                .iter()
+                .map(|signed| {
+                    let verdict = policy.judge(signed).err().map(|refusal| refusal.to_string());
+                    json!({ "signer": signed.signer, "namespace": signed.namespace, "key": signed.key, "buildId": signed.build_id,
+                            "trusted": verdict.is_none(), "refusal": verdict })
+                })
+                .collect();
+            ui::print_json(&json!({ "image": digest, "names": names, "manifest": manifest, "statements": statements }));
+            return Ok(ExitCode::SUCCESS);
+        }
+        ui::say!("image     {digest}");
+        for name in names {
+            ui::say!("name      {}", name.escape_debug());
+        }
+        if let Some(source) = &manifest.source {
+            ui::say!("source    {} ({})", source.digest, ui::bytes(source.size));
+        }
+        if let Some(function) = &manifest.function {
+            ui::say!("function  {} ({})", function.name.escape_debug(), function.kind.name());
+            if !function.args.is_empty() {
+                ui::say!("args      {}", function.args.join(" ").escape_debug());
+            }
+            for (name, value) in &function.env {
+                ui::say!("env       {}={}", name.escape_debug(), value.escape_debug());
+            }
+        }
+        for artefact in &manifest.artefacts {
+            let place =
+                artefact.variant.as_ref().map(|variant| format!("{} {} ", variant.engine.escape_debug(), variant.cpu)).unwrap_or_default();
+            let missing = if store.blob_size(&artefact.digest).is_some() { "" } else { " (not in this store)" };
+            ui::say!("artefact  {} {place}{}{missing}\n          {}", artefact.media_type, ui::bytes(artefact.size), artefact.digest);
+        }
+        for signed in &statements {
+            let verdict = policy.judge(signed).err().map_or_else(|| "trusted".to_owned(), |refusal| format!("not trusted: {refusal}"));
+            ui::say!("signed    by {} for `{}`, {verdict}", signed.signer, signed.namespace.escape_debug());
+            ui::say!("key       {}", signed.key);
+        }
+        if let Err(error) = trusted {
+            ui::say!("warning   it can't be run here: {error}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

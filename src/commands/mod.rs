@@ -1,0 +1,165 @@
+//! The subcommands, one file each: a struct that clap fills, and `execute`.
+
+mod bench;
+mod build;
+mod completions;
+mod demo;
+mod diff_key;
+mod doctor;
+mod gc;
+mod inspect;
+mod ls;
+mod rm;
+mod run;
+mod tag;
+mod verify;
+
+use clap::{Args, Parser, Subcommand};
+use preheat::{CpuLevel, Home, Optimize};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Makes functions start hot: compiles Wasm ahead of time into signed images, and runs them without a compiler in the way.
+#[derive(Parser)]
+#[command(name = "preheat", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  preheat run app.wasm -- input.txt        build if needed, then run
+  preheat build app.wasm --tag app:v1      build and name an image
+  preheat run app:v1 < request.json        run it, with nothing compiled
+  preheat demo                             see what it is about
+
+The store is in $PREHEAT_HOME, else $XDG_DATA_HOME/preheat, else ~/.local/share/preheat.
+Exit codes: 0 done, 2 usage, 120 not found, 121 bad input, 122 damaged or not trusted, 123 not possible here,
+124 deadline, 125 other failure, 126 storage, 134 trap. `run` otherwise ends with the guest's own code.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Directory of store, key and trust policy
+    #[arg(long, global = true, env = "PREHEAT_HOME", value_name = "DIR", hide_env_values = true)]
+    home: Option<PathBuf>,
+    /// Answer in JSON, for machines
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Global {
+    pub(crate) fn home(&self) -> Result<Home, preheat::StoreError> {
+        match self.home.as_deref().filter(|home| !home.as_os_str().is_empty()) {
+            Some(home) => Ok(Home::at(std::path::absolute(home).unwrap_or_else(|_| home.to_owned()))),
+            None => Home::from_env(),
+        }
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Build(build::Build),
+    Run(run::Run),
+    Inspect(inspect::Inspect),
+    Ls(ls::Ls),
+    Tag(tag::Tag),
+    Rm(rm::Rm),
+    Gc(gc::Gc),
+    Verify(verify::Verify),
+    DiffKey(diff_key::DiffKey),
+    Doctor(doctor::Doctor),
+    Demo(demo::Demo),
+    Bench(bench::Bench),
+    Completions(completions::Completions),
+}
+
+impl Command {
+    pub(crate) fn execute(self, global: Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Build(command) => command.execute(&global),
+            Self::Run(command) => command.execute(&global),
+            Self::Inspect(command) => command.execute(&global),
+            Self::Ls(command) => command.execute(&global),
+            Self::Tag(command) => command.execute(&global),
+            Self::Rm(command) => command.execute(&global),
+            Self::Gc(command) => command.execute(&global),
+            Self::Verify(command) => command.execute(&global),
+            Self::DiffKey(command) => command.execute(&global),
+            Self::Doctor(command) => command.execute(&global),
+            Self::Demo(command) => command.execute(),
+            Self::Bench(command) => command.execute(&global),
+            Self::Completions(command) => command.execute(),
+        }
+    }
+}
+
+/// Options with which images are built, by `build` and by a `run` that builds.
+#[derive(Args, Clone)]
+pub(crate) struct BuildOptions {
+    /// CPU levels to compile for, of v1, v2, v3, v4 [default: v2,v3]
+    #[arg(long, value_delimiter = ',', value_name = "LEVELS")]
+    cpu: Vec<CpuLevel>,
+    /// Engine that runs the code
+    #[arg(long, value_enum, default_value_t = Engine::Wasmtime)]
+    engine: Engine,
+    /// How hard to optimise
+    #[arg(long, value_enum, default_value_t = OptimizeArg::Speed)]
+    optimize: OptimizeArg,
+    /// Namespace for which the builder signs
+    #[arg(long, default_value = preheat_image::reference::DEFAULT_NAMESPACE, value_name = "NAME")]
+    namespace: String,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Engine {
+    Wasmtime,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OptimizeArg {
+    Speed,
+    Size,
+    None,
+}
+
+impl BuildOptions {
+    fn apply(&self, builder: preheat::Builder) -> preheat::Builder {
+        let Engine::Wasmtime = self.engine;
+        let levels = if self.cpu.is_empty() { preheat::DEFAULT_LEVELS.to_vec() } else { self.cpu.clone() };
+        let optimize = match self.optimize {
+            OptimizeArg::Speed => Optimize::Speed,
+            OptimizeArg::Size => Optimize::Size,
+            OptimizeArg::None => Optimize::None,
+        };
+        builder.levels(levels).optimize(optimize).namespace(&self.namespace)
+    }
+}
+
+/// Reads `NAME=VALUE`.
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn levels_are_a_list() {
+        let cli = Cli::try_parse_from(["preheat", "build", "--cpu", "v2,x86-64-v4", "a.wasm"]).unwrap_or_else(|error| panic!("{error}"));
+        let Command::Build(build) = cli.command else { panic!("not build") };
+        assert_eq!(build.options.cpu, [CpuLevel::V2, CpuLevel::V4]);
+        assert!(Cli::try_parse_from(["preheat", "build", "--cpu", "native", "a.wasm"]).is_err());
+    }
+}

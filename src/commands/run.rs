@@ -1,0 +1,188 @@
+use super::{BuildOptions, Global, build, parse_variable};
+use crate::{exit, ui};
+use clap::Args;
+use preheat::{Builder, Digest, Directory, Home, Input, LoadOptions, Output, Request, RunError, Runtime};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Run an image, or a Wasm file, which is built first if needed
+#[derive(Args)]
+#[command(after_help = "The guest sees only what is granted here. `run` ends with the guest's exit code.
+
+Examples:
+  preheat run app.wasm
+  preheat run app:v1 --dir ./data::/data --env LANG=C --timeout 2s -- --verbose in.json
+  preheat run math.wasm --invoke add 2 3
+  preheat run app:v1 --json 2>report.json      the guest's output stays on standard output")]
+pub(crate) struct Run {
+    /// Wasm file, name or digest of an image
+    image: String,
+    /// Arguments of the guest
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    args: Vec<String>,
+    /// Directory that the guest may read and write; repeatable
+    #[arg(long, value_name = "HOST[::GUEST]")]
+    dir: Vec<String>,
+    /// Directory that the guest may only read; repeatable
+    #[arg(long, value_name = "HOST[::GUEST]")]
+    ro_dir: Vec<String>,
+    /// Environment variable of the guest; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// Call this export with ARGS instead of running the command, and print its results
+    #[arg(long, value_name = "EXPORT")]
+    invoke: Option<String>,
+    /// End the guest after this time, such as 500ms or 2s
+    #[arg(long, value_parser = ui::parse_time, value_name = "TIME")]
+    timeout: Option<Duration>,
+    /// Most memory that each of the guest's memories may have, such as 64M
+    #[arg(long, value_parser = ui::parse_size, value_name = "SIZE")]
+    max_memory: Option<u64>,
+    /// Hash the image's blobs again before they are used
+    #[arg(long)]
+    verify: bool,
+    #[command(flatten)]
+    options: BuildOptions,
+}
+
+/// What is to be run, and how it came to be there.
+struct Found {
+    digest: Digest,
+    build: Option<serde_json::Value>,
+}
+
+impl Run {
+    pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let started = Instant::now();
+        let home = global.home()?;
+        let store = home.store()?;
+        let mut found = self.find(&home)?;
+        let found_in = started.elapsed();
+
+        let started = Instant::now();
+        let runtime = Runtime::builder().one_shot().build()?;
+        let engine_in = started.elapsed();
+        let started = Instant::now();
+        let options = LoadOptions { rehash: self.verify };
+        let mut loaded = runtime.load_from(&store, &found.digest, &home.trust()?, options);
+        // A file led to an image that was collected since, or whose code is not there whole: build it again.
+        if let (Err(RunError::Store(error)), Some(path)) = (&loaded, self.file())
+            && error.is_missing()
+        {
+            found = self.build(&home, path)?;
+            loaded = runtime.load_from(&store, &found.digest, &home.trust()?, options);
+        }
+        let image = loaded?;
+        let loaded_in = started.elapsed();
+
+        if let Some(timeout) = self.timeout {
+            watch(timeout);
+        }
+        let started = Instant::now();
+        let (result, outputs) = self.call(&image);
+        let ran_in = started.elapsed();
+        let code = match &result {
+            Ok(code) => *code,
+            Err(error) => i32::from(exit::code_of(error)),
+        };
+        if let Some(outputs) = outputs {
+            for output in outputs {
+                ui::say!("{output}");
+            }
+        }
+        if let Err(error) = &result {
+            exit::report(error);
+        }
+        if global.json {
+            let seconds = |duration: Duration| duration.as_secs_f64();
+            let report = json!({
+                "image": found.digest,
+                "exit": code,
+                "error": result.as_ref().err().map(exit::message),
+                "compiled": found.build.as_ref().map_or(json!(0), |build| build["compiled"].clone()),
+                "build": found.build,
+                "seconds": {
+                    "find": seconds(found_in), "engine": seconds(engine_in), "load": seconds(loaded_in), "run": seconds(ran_in),
+                },
+            });
+            eprintln!("{report}");
+        }
+        Ok(exit_code(code))
+    }
+
+    /// The Wasm file that is meant, if a file is meant: it is there, or is written like one.
+    fn file(&self) -> Option<&Path> {
+        let path = Path::new(&self.image);
+        let extension = path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat");
+        (extension || self.image.starts_with(['.', '/']) || path.is_file()).then_some(path)
+    }
+
+    fn find(&self, home: &Home) -> anyhow::Result<Found> {
+        match self.file() {
+            Some(path) => {
+                let builder = self.options.apply(Builder::new(home)?);
+                match builder.recall_file(path)? {
+                    Some(digest) => Ok(Found { digest, build: None }),
+                    None => self.build(home, path),
+                }
+            }
+            None => Ok(Found { digest: home.store()?.resolve_text(&self.image)?, build: None }),
+        }
+    }
+
+    fn build(&self, home: &Home, path: &Path) -> anyhow::Result<Found> {
+        let spinner = ui::spinner(format!("building {}", path.display()));
+        let built = self.options.apply(Builder::new(home)?).build_file(path);
+        spinner.finish_and_clear();
+        let built = built?;
+        Ok(Found { digest: built.digest, build: Some(build::report(&built)) })
+    }
+
+    fn call(&self, image: &preheat::Image) -> (anyhow::Result<i32>, Option<Vec<String>>) {
+        let mut request = Request::new().input(Input::Inherit).stdout(Output::Inherit).stderr(Output::Inherit);
+        for (dirs, writable) in [(&self.dir, true), (&self.ro_dir, false)] {
+            for dir in dirs {
+                let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
+                request = request.dir(Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable });
+            }
+        }
+        for (name, value) in &self.env {
+            request = request.env(name, value);
+        }
+        if let Some(timeout) = self.timeout {
+            request = request.timeout(timeout);
+        }
+        if let Some(max) = self.max_memory {
+            request = request.max_memory(usize::try_from(max).unwrap_or(usize::MAX));
+        }
+        match &self.invoke {
+            None => (image.run(&request.args(&self.args)).map_err(Into::into), None),
+            Some(export) => {
+                let results = image.instance(&request).and_then(|mut instance| instance.call_text(export, &self.args));
+                match results {
+                    Ok(results) => (Ok(0), Some(results)),
+                    Err(error) => (Err(error.into()), None),
+                }
+            }
+        }
+    }
+}
+
+/// Ends the process a little after the deadline. The runtime ends a guest in its loops and its waits, but this process's own output may be a
+/// pipe that nobody reads, and then the guest is in neither.
+fn watch(timeout: Duration) {
+    const GRACE: Duration = Duration::from_millis(300);
+    let Some(late) = timeout.checked_add(GRACE) else { return };
+    std::thread::spawn(move || {
+        std::thread::sleep(late);
+        let _ = exit::report(&RunError::Timeout(timeout).into());
+        std::process::exit(i32::from(exit::TIMEOUT));
+    });
+}
+
+/// Exit codes have eight bits; a guest's that has more must not look like success.
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,248 @@
+//! The runtime that an embedder holds: loads images, runs them, synchronously or not.
+
+use preheat_image::{CpuLevel, Digest, Manifest};
+use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy, TrustedImage};
+use preheat_wasmtime::{ENGINE, EngineOptions, HostFunction, Loaded, Request, RunError, TARGET, Value, WasmtimeEngine, http_types};
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+/// The engine of a process. Clones share it; it may be used from many threads.
+#[derive(Clone)]
+pub struct Runtime {
+    engine: WasmtimeEngine,
+    executor: Arc<Executor>,
+}
+
+/// Drives the synchronous calls. Made at the first of them: an asynchronous embedder brings its own.
+struct Executor {
+    single: bool,
+    tokio: OnceLock<tokio::runtime::Runtime>,
+}
+
+/// Makes a [`Runtime`].
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct RuntimeBuilder {
+    options: EngineOptions,
+    single: bool,
+}
+
+impl RuntimeBuilder {
+    /// How many instances can live at once; each has a slot that is kept ready. 256 by default.
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.options.slots = Some(slots);
+        self
+    }
+
+    /// For a process that runs one function and ends: no slots, no threads.
+    pub fn one_shot(mut self) -> Self {
+        self.options.slots = None;
+        self.options.blocking = true;
+        self.single = true;
+        self
+    }
+
+    /// Lets core modules import a function.
+    pub fn host_function(mut self, function: HostFunction) -> Self {
+        self.options.host_functions.push(function);
+        self
+    }
+
+    /// Makes the runtime.
+    ///
+    /// # Errors
+    /// When the address space for the slots can't be reserved.
+    pub fn build(self) -> Result<Runtime, RunError> {
+        let engine = WasmtimeEngine::new(self.options)?;
+        Ok(Runtime { engine, executor: Arc::new(Executor { single: self.single, tokio: OnceLock::new() }) })
+    }
+}
+
+impl Executor {
+    fn block_on<F: Future>(&self, future: F) -> Result<F::Output, RunError> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let what = "a synchronous call inside an asynchronous one would block its thread; use the function that ends in `_async`";
+            return Err(RunError::Usage(what.into()));
+        }
+        let tokio = match self.tokio.get() {
+            Some(tokio) => tokio,
+            None => {
+                let mut builder = if self.single {
+                    tokio::runtime::Builder::new_current_thread()
+                } else {
+                    // One worker keeps the timers while the callers' threads are busy in their guests.
+                    let mut builder = tokio::runtime::Builder::new_multi_thread();
+                    builder.worker_threads(1);
+                    builder
+                };
+                let made = builder.enable_time().build().map_err(|error| RunError::Usage(format!("can't make a timer: {error}")))?;
+                self.tokio.get_or_init(|| made)
+            }
+        };
+        Ok(tokio.block_on(future))
+    }
+}
+
+impl Runtime {
+    /// A runtime with the usual options.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::build`].
+    pub fn new() -> Result<Self, RunError> {
+        Self::builder().build()
+    }
+
+    /// Chooses options.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    /// Loads the image `digest` from a home, under its trust policy.
+    ///
+    /// # Errors
+    /// As [`Runtime::load_from`].
+    pub fn load(&self, home: &Home, digest: &Digest) -> Result<Image, RunError> {
+        self.load_from(&home.store()?, digest, &home.trust()?, LoadOptions::default())
+    }
+
+    /// Loads the image `digest` from a store, if `policy` accepts a statement about it: maps the best code object that this host can run
+    /// and links it.
+    ///
+    /// # Errors
+    /// When the image is not there, damaged, refused by the policy, or not for this host or build.
+    pub fn load_from(&self, store: &Store, digest: &Digest, policy: &TrustPolicy, options: LoadOptions) -> Result<Image, RunError> {
+        self.link(store.load(digest, policy, options)?)
+    }
+
+    /// Maps and links an image that was loaded already.
+    ///
+    /// # Errors
+    /// As [`Runtime::load_from`].
+    pub fn link(&self, image: TrustedImage) -> Result<Image, RunError> {
+        let Some(function) = image.manifest().function.clone() else {
+            return Err(RunError::Usage(format!("{} is the image of no Wasm function; this runtime can't call it", image.digest())));
+        };
+        let level = CpuLevel::of_host().ok_or_else(|| RunError::Usage("this host is no x86-64".into()))?;
+        let loaded = self.engine.load(image.code(ENGINE, TARGET, level)?, &function)?;
+        Ok(Image { loaded, executor: Arc::clone(&self.executor), trusted: Arc::new(image) })
+    }
+}
+
+/// A loaded image. Clones share the code; it may be used from many threads.
+#[derive(Clone)]
+pub struct Image {
+    loaded: Loaded,
+    executor: Arc<Executor>,
+    trusted: Arc<TrustedImage>,
+}
+
+impl Image {
+    /// The image's digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.trusted.digest()
+    }
+
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        self.trusted.manifest()
+    }
+
+    /// Runs a command to its end, in an instance of its own, and returns its exit code.
+    ///
+    /// # Errors
+    /// When the image is no command, traps, or its deadline passes.
+    pub fn run(&self, request: &Request) -> Result<i32, RunError> {
+        self.executor.block_on(self.loaded.run(request))?
+    }
+
+    /// Like [`Image::run`]; needs a tokio runtime with timers. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// As [`Image::run`].
+    pub async fn run_async(&self, request: &Request) -> Result<i32, RunError> {
+        self.loaded.run(request).await
+    }
+
+    /// Makes an instance whose exports can be called one by one.
+    ///
+    /// # Errors
+    /// When it can't be made within the request's limits.
+    pub fn instance(&self, request: &Request) -> Result<Instance, RunError> {
+        self.executor.block_on(self.instance_async(request))?
+    }
+
+    /// Like [`Image::instance`].
+    ///
+    /// # Errors
+    /// As [`Image::instance`].
+    pub async fn instance_async(&self, request: &Request) -> Result<Instance, RunError> {
+        Ok(Instance { instance: self.loaded.instantiate(request).await?, executor: Arc::clone(&self.executor) })
+    }
+
+    /// Lets a `wasi:http/proxy` component answer one HTTP request, in an instance of its own. `context` gives directories, environment and
+    /// limits.
+    ///
+    /// # Errors
+    /// When the image is no HTTP handler, traps, answers with an error, or its deadline passes.
+    pub fn http(&self, context: &Request, request: http_types::Request<Vec<u8>>) -> Result<http_types::Response<Vec<u8>>, RunError> {
+        self.executor.block_on(self.http_async(context, request))?
+    }
+
+    /// Like [`Image::http`].
+    ///
+    /// # Errors
+    /// As [`Image::http`].
+    pub async fn http_async(
+        &self,
+        context: &Request,
+        request: http_types::Request<Vec<u8>>,
+    ) -> Result<http_types::Response<Vec<u8>>, RunError> {
+        Ok(self.loaded.http(context, request.map(Into::into)).await?.map(|body| body.to_vec()))
+    }
+}
+
+/// A live instance. It may move between threads, but only one call at a time can be in it.
+pub struct Instance {
+    instance: preheat_wasmtime::Instance,
+    executor: Arc<Executor>,
+}
+
+impl Instance {
+    /// Calls an exported function of a core module.
+    ///
+    /// # Errors
+    /// When there is no such function, the arguments do not fit, it traps, or the request's deadline, which counts for each call, passes.
+    pub fn call(&mut self, name: &str, args: &[Value]) -> Result<Vec<Value>, RunError> {
+        self.executor.block_on(self.instance.call(name, args))?
+    }
+
+    /// Like [`Instance::call`]. Dropping the future cancels the call; the instance can't be used again then.
+    ///
+    /// # Errors
+    /// As [`Instance::call`].
+    pub async fn call_async(&mut self, name: &str, args: &[Value]) -> Result<Vec<Value>, RunError> {
+        self.instance.call(name, args).await
+    }
+
+    /// Calls an exported function with arguments and results in their text form: numbers for core modules, WAVE for components.
+    ///
+    /// # Errors
+    /// As [`Instance::call`], and when a text is no value of the parameter's type.
+    pub fn call_text(&mut self, name: &str, args: &[String]) -> Result<Vec<String>, RunError> {
+        self.executor.block_on(self.instance.call_text(name, args))?
+    }
+}
+
+/// What the sharing of runtimes, images and instances between threads rests on.
+const _: () = {
+    const fn send<T: Send>() {}
+    const fn sync<T: Sync>() {}
+    send::<Runtime>();
+    sync::<Runtime>();
+    send::<Image>();
+    sync::<Image>();
+    send::<Instance>();
+    send::<StoreError>();
+};

@@ -1,0 +1,162 @@
+//! What people see: sizes, times, progress, tables.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+/// Prints to standard output; see [`print`].
+macro_rules! say {
+    ($($part:tt)*) => {
+        $crate::ui::print(&format!("{}\n", format_args!($($part)*)))
+    };
+}
+pub(crate) use say;
+
+/// Writes to standard output. If nobody reads it any more, as in `preheat ls | head -1`, that is the end of this process and no error to
+/// talk about; a full disk is one.
+pub(crate) fn print(text: &str) {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            eprintln!("preheat: can't write to standard output: {error}");
+        }
+        std::process::exit(i32::from(crate::exit::STORAGE));
+    }
+}
+
+/// `1.4 MB`: decimal units, as disks and networks have them.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 99.95 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// `1.24 ms`: three digits.
+pub(crate) fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    let (value, unit) = match seconds {
+        s if s < 1e-3 => (s * 1e6, "µs"),
+        s if s < 1.0 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {unit}")
+}
+
+/// A spinner with a text on standard error, if that is a terminal.
+pub(crate) fn spinner(text: String) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(text);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// A bar over bytes on standard error, if that is a terminal.
+pub(crate) fn byte_bar(total: u64, text: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    // The template is a constant; the default style is as good if it should ever be wrong.
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style).with_message(text)
+}
+
+/// Columns, aligned; numbers are the caller's to align.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Prints a value as one line of JSON on standard output.
+pub(crate) fn print_json(value: &serde_json::Value) {
+    say!("{value}");
+}
+
+/// Reads a time such as `250ms`, `1.5s`, `2m`; seconds where no unit is given.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err(format!("`{unit}` is no unit of time: us, ms, s, m, h or d")),
+    };
+    let value: f64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
+    Duration::try_from_secs_f64(value * scale).map_err(|error| error.to_string())
+}
+
+/// Reads a size such as `64M` or `1.5GiB`; bytes where no unit is given. K, M, G are powers of 1024 for memory as for disks here.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit.trim_end_matches("iB").trim_end_matches('B') {
+        "" => 0,
+        "k" | "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(format!("`{unit}` is no unit of size: K, M, G or T")),
+    };
+    let value: f64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
+    let bytes = value * (1u64 << shift) as f64;
+    // Up to 2^63 every such number fits.
+    if bytes.is_finite() && (0.0..9.2e18).contains(&bytes) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+        return Ok(bytes as u64);
+    }
+    Err(format!("`{text}` is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_three_digits() {
+        assert_eq!((bytes(999), bytes(1000), bytes(43_212_345)), ("999 B".into(), "1.0 kB".into(), "43.2 MB".into()));
+        assert_eq!(time(Duration::from_nanos(1240)), "1.24 µs");
+        assert_eq!(time(Duration::from_micros(12_400)), "12.4 ms");
+        assert_eq!(time(Duration::from_secs(124)), "124 s");
+    }
+
+    #[test]
+    fn times_and_sizes_are_read() {
+        assert_eq!(parse_time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_time("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!((parse_size("64M"), parse_size("1KiB"), parse_size("7")), (Ok(64 << 20), Ok(1024), Ok(7)));
+        for bad in ["", "x", "1x", "-1", "nan", "1e400"] {
+            assert!(parse_time(bad).is_err() && parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["ccc".to_owned(), "d".to_owned()]];
+        assert_eq!(table(&rows), "a    b\nccc  d\n");
+    }
+}

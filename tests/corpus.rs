@@ -1,0 +1,134 @@
+//! Real programs: built, run, compared byte by byte; the second run compiles nothing.
+//!
+//! `preheat bench fetch` gets them. Here they are fetched as well; a program that can't be had is skipped with the reason on standard
+//! error, unless `PREHEAT_CORPUS=required` is set.
+
+mod common;
+
+use common::{Home, repo};
+use preheat_bench::corpus::{Corpus, Outcome};
+use preheat_bench::workload::Workload;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Mutex, OnceLock};
+
+/// One home for all, so that what one test compiled the next finds.
+fn home() -> &'static Home {
+    static HOME: OnceLock<Home> = OnceLock::new();
+    HOME.get_or_init(Home::new)
+}
+
+fn fetched() -> PathBuf {
+    repo("benches/fetched")
+}
+
+fn corpus() -> &'static Corpus {
+    static CORPUS: OnceLock<Corpus> = OnceLock::new();
+    CORPUS.get_or_init(|| Corpus::load(&repo("benches/corpus.toml")).unwrap())
+}
+
+fn required() -> bool {
+    std::env::var_os("PREHEAT_CORPUS").is_some_and(|value| value == "required")
+}
+
+/// The program's file, or `None` with the reason said.
+fn program(name: &str) -> Option<PathBuf> {
+    // One at a time: two tests may want the same archive.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _fetching = FETCHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let fetched = corpus().fetch(&fetched(), &[name.to_owned()], &mut |_| {});
+    match &fetched[0].outcome {
+        Outcome::Available(path) => Some(path.clone()),
+        Outcome::Unavailable { why } => {
+            assert!(!required(), "{name} could not be had: {why}");
+            eprintln!("skipped: {name} could not be had: {why}");
+            None
+        }
+    }
+}
+
+fn workload(name: &str) -> Option<Workload> {
+    // Each workload here has the name of its program.
+    program(name)?;
+    let (workloads, missing) = corpus().workloads(&fetched()).unwrap();
+    let found = workloads.into_iter().find(|workload| workload.name == name);
+    assert!(found.is_some(), "{missing:?}");
+    found
+}
+
+/// Runs a workload twice through the command line and compares.
+fn check(name: &str) {
+    let Some(workload) = workload(name) else { return };
+    let run = || {
+        let mut args = vec!["run".to_owned(), "--json".to_owned()];
+        args.extend(workload.dirs.iter().map(|(guest, host)| format!("--ro-dir={}::{guest}", host.display())));
+        args.push(workload.wasm.display().to_string());
+        args.extend(workload.args.iter().cloned());
+        let stdin = std::fs::File::open(&workload.stdin).unwrap();
+        let output = home().command(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{name}: {stderr}");
+        assert!(output.stdout == workload.expected, "{name}: {}", String::from_utf8_lossy(&output.stdout));
+        let report: serde_json::Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+        report
+    };
+    let first = run();
+    assert_eq!(first["compiled"], 2, "{name}: {first}");
+    let second = run();
+    assert_eq!(second["compiled"], 0, "{name}: {second}");
+    assert_eq!(first["image"], second["image"]);
+}
+
+#[test]
+fn c_transforms_json() {
+    check("json-c");
+}
+
+#[test]
+fn go_transforms_json() {
+    check("json-go");
+}
+
+#[test]
+fn assemblyscript_transforms_json() {
+    check("json-as");
+}
+
+#[test]
+fn the_component_runs() {
+    check("json-component");
+}
+
+#[test]
+fn esbuild_transforms_typescript() {
+    check("esbuild");
+}
+
+#[test]
+fn cpython_runs_a_script_with_json_and_hashlib() {
+    check("cpython");
+}
+
+#[test]
+fn quickjs_runs_a_script() {
+    check("quickjs");
+}
+
+#[test]
+fn an_http_component_answers_a_request_through_the_library() {
+    let Some(wasm) = program("http-python") else { return };
+    let home = home().library();
+    let built = preheat::Builder::new(&home).unwrap().levels([preheat::CpuLevel::V2]).build_file(&wasm).unwrap();
+    let runtime = preheat::Runtime::new().unwrap();
+    let image = runtime.load(&home, &built.digest).unwrap();
+    assert_eq!(image.manifest().function.as_ref().unwrap().kind, preheat::manifest::FunctionKind::ComponentHttp);
+    for body in ["first", "second"] {
+        let request = preheat::http_types::Request::post("http://localhost/a/path?q=1").body(body.as_bytes().to_vec()).unwrap();
+        let response = image.http(&preheat::Request::new().timeout(std::time::Duration::from_secs(60)), request).unwrap();
+        assert_eq!(response.status(), 200);
+        let answer: BTreeMap<String, serde_json::Value> = serde_json::from_slice(response.body()).unwrap();
+        assert!(answer.values().any(|value| value == "POST" || value == "post"), "{answer:?}");
+        assert!(answer.values().any(|value| value == body), "{answer:?}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Who may depend on whom in the workspace, as `docs/architecture.md` draws it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+#[test]
+fn crates_depend_only_on_what_they_may_know() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
+        ("preheat-image", BTreeSet::new()),
+        ("preheat-loader", BTreeSet::from(["preheat-image"])),
+        ("preheat-wasmtime", BTreeSet::from(["preheat-image", "preheat-loader"])),
+        ("preheat-bench", BTreeSet::from(["preheat-image"])),
+        ("preheat", BTreeSet::from(["preheat-image", "preheat-loader", "preheat-wasmtime", "preheat-bench"])),
+    ]);
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        seen.insert(name);
+        let allowed =
+            allowed.get(name).unwrap_or_else(|| panic!("{name} is not on the map: say in this test and in the map what it may know"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            // Tests of a crate may know more than the crate.
+            let other = dependency["name"].as_str().unwrap();
+            if other.starts_with("preheat") && dependency["kind"].is_null() {
+                assert!(allowed.contains(other), "{name} must not depend on {other}");
+            }
+        }
+    }
+    assert_eq!(seen, allowed.keys().copied().collect());
+}
+
+/// Crates from outside that only one room may know.
+#[test]
+fn engines_and_databases_stay_in_their_rooms() {
+    let manifest = |path: &str| std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let uses = |path: &str, name: &str| {
+        let manifest: toml::Value = toml::from_str(&manifest(path)).unwrap();
+        manifest.get("dependencies").and_then(|table| table.get(name)).is_some()
+    };
+    for path in ["Cargo.toml", "image/Cargo.toml", "loader/Cargo.toml"] {
+        assert!(!uses(path, "wasmtime"), "{path}");
+    }
+    for path in ["Cargo.toml", "image/Cargo.toml", "runtimes/wasmtime/Cargo.toml", "benches/Cargo.toml"] {
+        assert!(!uses(path, "redb"), "{path}");
+    }
+    assert!(uses("runtimes/wasmtime/Cargo.toml", "wasmtime") && uses("loader/Cargo.toml", "redb"));
+}
+
+/// Unsafe code only where the design allows it: one sys module an engine, and the benchmark's peer that is nothing but that call.
+#[test]
+fn unsafe_code_is_where_it_may_be() {
+    const MAY: [&str; 2] = ["runtimes/wasmtime/src/sys.rs", "benches/src/peers/wasmtime.rs"];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    let mut dirs: Vec<_> = ["src", "image/src", "loader/src", "runtimes", "benches/src"].iter().map(|dir| root.join(dir)).collect();
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if text.lines().any(|line| {
+            !line.trim_start().starts_with("//")
+                && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"].iter().any(|kind| line.contains(kind))
+        }) {
+            found.insert(file.strip_prefix(root).unwrap().display().to_string());
+        }
+    }
+    assert_eq!(found, MAY.iter().map(|path| (*path).to_owned()).collect());
+}
