@@ -79,7 +79,7 @@ impl Executor {
                 self.tokio.get_or_init(|| made)
             }
         };
-        Ok(tokio.block_on(future))
+        Ok(preheat_wasmtime::alone(|| tokio.block_on(future)))
     }
 }
 

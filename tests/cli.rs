@@ -270,3 +270,50 @@ fn the_shipped_example_answers() {
     let ran = home.run_with(["run", &wasm], b"{");
     assert_eq!(ran.code, Some(2), "the guest's own exit code: {ran:?}");
 }
+
+#[test]
+fn what_was_built_for_another_namespace_is_no_hit() {
+    let home = Home::new();
+    home.write("a.wat", hello("hi", 0));
+    let first = home.json(["build", "a.wat", "--namespace", "pull-request"]);
+    let second = home.json(["build", "a.wat", "--namespace", "production"]);
+    assert_eq!((&second["cached"], &second["compiled"]), (&false.into(), &2.into()), "{second}");
+    assert_eq!(first["image"], second["image"], "the bytes are the same; who vouches for them, and for whom, is not");
+    let signed: Vec<_> = home.json(["inspect", second["image"].as_str().unwrap()])["statements"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["namespace"].to_string())
+        .collect();
+    assert_eq!(signed.len(), 2, "{signed:?}");
+    assert_eq!(home.json(["build", "a.wat", "--namespace", "production"])["cached"], true);
+}
+
+#[test]
+fn a_reader_that_stops_does_not_outlive_the_deadline() {
+    let home = Home::new();
+    // Writes 4 KiB for ever; nobody reads.
+    home.write(
+        "flood.wat",
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\00\10\00\00")
+            (func (export "_start") (loop (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (br 0))))"#,
+    );
+    let mut child = home.command(["run", "--timeout", "100ms", "flood.wat"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let _nobody_reads = child.stdout.take();
+    assert_eq!(child.wait().unwrap().code(), Some(124));
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_panic() {
+    let home = Home::new();
+    home.write("a.wat", hello("hi", 0));
+    home.ok(["build", "a.wat", "--tag", "a"]);
+    let mut command = home.command(["inspect", "a"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran: common::Ran = command.stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap().into();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(126), ""), "{ran:?}");
+}

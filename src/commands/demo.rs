@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::Args;
 use preheat::{Builder, Home};
 use preheat_bench::harness::{self, Cell, PageCache, Plan, System};
-use preheat_bench::peers::wasmtime::{ByHand, Start as ByHandStart};
+use preheat_bench::peers::wasmtime::{ByHand, Options, Start as ByHandStart};
 use preheat_bench::workload::Workload;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -45,15 +45,16 @@ impl Demo {
         ui::say!("input   {}", first_line(INPUT));
         ui::say!("output  {}", first_line(EXPECTED));
 
-        ui::say!("\nThe same request, to its answer, in turns; median of {ROUNDS} rounds, page cache hot, every output checked:\n");
-        let mut in_process: Vec<Box<dyn System>> = vec![
-            Box::new(ByHand::new(ByHandStart::Jit, dir.path())?),
+        ui::say!("\nThe same request, to its answer; median of {ROUNDS} rounds, page cache hot, every output checked:\n");
+        // One after the other: compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
+        let mut systems: [Box<dyn System>; 4] = [
+            Box::new(ByHand::new(ByHandStart::Jit, Options::Default, dir.path())?),
             Box::new(InProcess::new(Start::Stored, &home)?),
             Box::new(InProcess::new(Start::Loaded, &home)?),
+            fresh_process(&home)?,
         ];
-        let mut process: Vec<Box<dyn System>> = vec![fresh_process(&home)?];
-        let mut cells = harness::run("cold", &workload, &mut in_process, &PLAN, &mut |_, _| {});
-        cells.extend(harness::run("process", &workload, &mut process, &PLAN, &mut |_, _| {}));
+        let run = |system| harness::run("demo", &workload, std::slice::from_mut(system), &PLAN, &mut |_, _| {});
+        let cells: Vec<Cell> = systems.iter_mut().flat_map(run).collect();
         let labels = [
             "JIT start       (wasmtime compiles, then runs)",
             "image start     (from the store, not loaded)",

@@ -21,9 +21,19 @@ pub enum Start {
     Loaded,
 }
 
+/// Which options the engine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Options {
+    /// Wasmtime's defaults. A guest in an endless loop can't be stopped.
+    Default,
+    /// With epoch interruption, as Preheat has it, so that deadlines work.
+    Interruptible,
+}
+
 /// Wasmtime by hand.
 pub struct ByHand {
     start: Start,
+    options: Options,
     scratch: PathBuf,
     engine: Engine,
     core: Linker<WasiP1Ctx>,
@@ -50,13 +60,14 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 }
 
 impl ByHand {
-    /// Wasmtime with its default options, and its pooling allocator, which is what its documentation recommends for many short calls.
-    /// Compiled modules go to `scratch`.
+    /// Wasmtime with its pooling allocator, which is what its documentation recommends for many short calls. Compiled modules go to
+    /// `scratch`.
     ///
     /// # Errors
     /// When the engine can't be made.
-    pub fn new(start: Start, scratch: &Path) -> Result<Self, Failure> {
+    pub fn new(start: Start, options: Options, scratch: &Path) -> Result<Self, Failure> {
         let mut config = Config::new();
+        config.epoch_interruption(options == Options::Interruptible);
         let mut pool = PoolingAllocationConfig::new();
         pool.table_elements(200_000).max_core_instance_size(16 << 20).total_core_instances(256).total_memories(256).total_tables(512);
         pool.max_component_instance_size(16 << 20);
@@ -66,7 +77,7 @@ impl ByHand {
         wasmtime_wasi::p1::add_to_linker_sync(&mut core, |state| state).map_err(failed)?;
         let mut components = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut components).map_err(failed)?;
-        Ok(Self { start, scratch: scratch.to_owned(), engine, core, components, program: None })
+        Ok(Self { start, options, scratch: scratch.to_owned(), engine, core, components, program: None })
     }
 
     fn compile(&self, wasm: &[u8], is_component: bool) -> Result<Code, Failure> {
@@ -100,6 +111,7 @@ impl ByHand {
             wasi.preopened_dir(host, guest, FsPerms::ReadOnly).map_err(failed)?;
         }
         let mut store = Store::new(&self.engine, wasi.build_p1());
+        store.set_epoch_deadline(u64::MAX / 2);
         let result = match code {
             Code::Core(pre) => {
                 let instance = pre.instantiate(&mut store).map_err(failed)?;
@@ -120,12 +132,15 @@ impl ByHand {
 
 impl System for ByHand {
     fn name(&self) -> String {
-        match self.start {
+        let name = match self.start {
             Start::Jit => "wasmtime JIT",
             Start::Precompiled => "wasmtime precompiled",
             Start::Loaded => "wasmtime loaded",
+        };
+        match self.options {
+            Options::Default => name.to_owned(),
+            Options::Interruptible => format!("{name}, interruptible"),
         }
-        .to_owned()
     }
 
     fn version(&self) -> String {
@@ -139,7 +154,7 @@ impl System for ByHand {
         // Bytes 4 to 8 of a component are another version and layer than those of a core module.
         let is_component = wasm.get(4..8) != Some(&[1, 0, 0, 0]);
         let compiled = if is_component { self.engine.precompile_component(&wasm) } else { self.engine.precompile_module(&wasm) };
-        let file = self.scratch.join(format!("{}.by-hand", workload.name));
+        let file = self.scratch.join(format!("{}.{:?}", workload.name, self.options));
         std::fs::write(&file, compiled.map_err(|error| unfit(&error))?).map_err(|error| unfit(&error))?;
         let loaded = self.map(&file, is_component)?;
         self.program = Some(Program { is_component, wasm, file, stdin, loaded });

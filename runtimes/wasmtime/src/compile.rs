@@ -88,7 +88,7 @@ impl Compiler {
             .with(field::COMPILER, COMPILER)
             .with(field::BUILD_ID, BUILD_ID)
             .with(field::FEATURES, "wasmtime 48 defaults")
-            .with(field::OPTIONS, format!("optimize={} interruptible=yes", self.options.optimize.name()))
+            .with(field::OPTIONS, format!("optimize={} interruptible=yes unwind-info=no", self.options.optimize.name()))
             .with(field::OPTIONS_DIGEST, engine_options.finalize())
             .with(field::PROFILE, "")
     }

@@ -56,6 +56,9 @@ impl WasmtimeEngine {
     /// # Errors
     /// When the address space for the slots can't be reserved.
     pub fn new(options: EngineOptions) -> Result<Self, RunError> {
+        // To wasmtime a guest's exit is an error, and with RUST_BACKTRACE set every error captures the host's stack. Nobody ever sees it, and
+        // the first one makes a static binary sort the unwind tables of all its functions: 15 ms.
+        wasmtime::error::disable_backtrace();
         let configure = || {
             let mut config = config::shared()?;
             // Nothing is compiled here: what runs comes from images. In a build without a compiler this is so anyway.

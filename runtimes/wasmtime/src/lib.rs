@@ -29,6 +29,7 @@ pub use host::{HostCall, HostError, HostFunction};
 pub use instance::Instance;
 pub use loaded::Loaded;
 pub use request::{Directory, Input, Output, Request};
+pub use ticker::alone;
 pub use value::{Value, ValueType};
 
 pub use ::http as http_types;

@@ -120,8 +120,7 @@ impl Loaded {
         timeout: Option<Duration>,
         call: impl Future<Output = Result<T, RunError>>,
     ) -> Result<T, RunError> {
-        // A process that runs one function has nobody to let in; all others are shared, and any call may be cancelled.
-        let _ticking = (timeout.is_some() || !self.engine.inner.blocking).then(|| self.engine.tick());
+        let _ticking = (timeout.is_some() || !crate::ticker::is_alone()).then(|| self.engine.tick());
         let Some(timeout) = timeout else { return call.await };
         // A deadline beyond what the clock can count is none.
         let Some(deadline) = Instant::now().checked_add(timeout) else { return call.await };

@@ -1,5 +1,6 @@
 //! The clock behind deadlines and cancellation: while calls run, the engine's epoch advances, and guests look up from their loops.
 
+use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::Engine;
@@ -8,6 +9,29 @@ use wasmtime::Engine;
 const TICK: Duration = Duration::from_millis(2);
 /// How many ticks without a call the thread waits before it sleeps for good. Waking it costs a call more than some ticks cost the process.
 const IDLE_TICKS: u32 = 50;
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `call`, a synchronous one: calls of guests in it have the thread to themselves and can't be cancelled, so that without a deadline
+/// they need not look up. A clock that ticks costs even who does not read it: its thread wakes on another processor, and every change of
+/// a mapping must then be told there too.
+pub fn alone<T>(call: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    call()
+}
+
+/// Whether calls on this thread have it to themselves.
+pub(crate) fn is_alone() -> bool {
+    ALONE.get()
+}
 
 #[derive(Default)]
 struct Shared {

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use preheat_bench::corpus::{Corpus, Outcome};
 use preheat_bench::harness::{self, Failure, PageCache, Plan, System};
 use preheat_bench::peers::command;
-use preheat_bench::peers::wasmtime::{ByHand, Start as ByHandStart};
+use preheat_bench::peers::wasmtime::{ByHand, Options, Start as ByHandStart};
 use preheat_bench::report::{Machine, Report};
 use preheat_bench::workload::Workload;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,15 @@ use std::process::ExitCode;
 /// Measure starts, side by side with other ways to run the same programs
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-#[command(after_help = "Scenarios: cold (in process, image not loaded, to the response), warm (in process, loaded, fresh instance),
-process (a fresh process). Systems run in turns on the same input; a wrong output is no result.
+#[command(
+    after_help = "Scenarios: cold (in process, image not loaded, to the response), jit (the same beside a compilation each time), warm (in
+process, loaded, fresh instance), process (a fresh process). Systems run in turns on the same input; a wrong output is no result.
 
 Examples:
   preheat bench fetch                                get the corpus of real programs
   preheat bench --quick
-  preheat bench --scenario process --workload json-c --wasmtime /usr/local/bin/wasmtime --raw out.json")]
+  preheat bench --scenario process --workload json-c --wasmtime /usr/local/bin/wasmtime --raw out.json"
+)]
 pub(crate) struct Bench {
     #[command(subcommand)]
     action: Option<Action>,
@@ -82,6 +84,7 @@ enum Action {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
     Cold,
+    Jit,
     Warm,
     Process,
 }
@@ -117,7 +120,7 @@ impl Bench {
         };
         let machine = Machine::here();
         let mut cells = Vec::new();
-        for scenario in [Scenario::Cold, Scenario::Warm, Scenario::Process] {
+        for scenario in [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Process] {
             if !self.scenario.is_empty() && !self.scenario.contains(&scenario) {
                 continue;
             }
@@ -159,11 +162,21 @@ impl Bench {
     }
 
     fn systems(&self, scenario: Scenario, workload: &Workload, home: &Home, scratch: &Path) -> anyhow::Result<Vec<Box<dyn System>>> {
-        let by_hand = |start| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(ByHand::new(start, scratch)?)) };
+        let by_hand = |start, options| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(ByHand::new(start, options, scratch)?)) };
         let ours = |start| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(preheat::InProcess::new(start, home)?)) };
         Ok(match scenario {
-            Scenario::Cold => vec![by_hand(ByHandStart::Precompiled)?, ours(preheat::Start::Stored)?, by_hand(ByHandStart::Jit)?],
-            Scenario::Warm => vec![by_hand(ByHandStart::Loaded)?, ours(preheat::Start::Loaded)?],
+            Scenario::Cold => vec![
+                by_hand(ByHandStart::Precompiled, Options::Interruptible)?,
+                ours(preheat::Start::Stored)?,
+                by_hand(ByHandStart::Precompiled, Options::Default)?,
+            ],
+            // Apart, since compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
+            Scenario::Jit => vec![by_hand(ByHandStart::Jit, Options::Default)?, ours(preheat::Start::Stored)?],
+            Scenario::Warm => vec![
+                by_hand(ByHandStart::Loaded, Options::Interruptible)?,
+                ours(preheat::Start::Loaded)?,
+                by_hand(ByHandStart::Loaded, Options::Default)?,
+            ],
             Scenario::Process => {
                 let wasmtime = self.wasmtime.clone().unwrap_or_else(|| "wasmtime".into());
                 let mut systems = vec![command::wasmtime_cli(&wasmtime, scratch), preheat::fresh_process(home)?];
