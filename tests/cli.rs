@@ -89,6 +89,8 @@ fn names_move_and_go_and_gc_frees() {
     let a = home.ok(["build", "a.wat", "--tag", "app"]);
     let b = home.ok(["build", "b.wat"]);
     home.ok(["tag", "app", "kept:v1"]);
+    home.run(["tag", "app", &format!("other@{b}")]).assert_fails(122, "the name was moved");
+    home.run(["rm", &format!("kept:v1@{b}")]).assert_fails(122, "the name was moved");
     home.ok(["tag", &b, "app"]);
     assert_eq!(home.run(["run", "app"]).stdout, "b");
     home.run(["run", &format!("app@{a}")]).assert_fails(122, "the name was moved");
@@ -238,6 +240,9 @@ fn deadlines_limits_and_traps_have_their_codes() {
                 (drop (call $poll (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))))"#,
     );
     home.run(["run", "--timeout", "50ms", "sleep.wat"]).assert_fails(124, "deadline");
+    // A deadline beyond what a clock can count is none.
+    home.write("quick.wat", hello("hi", 0));
+    assert_eq!(home.run(["run", "--timeout", "10000000000000000000s", "quick.wat"]).stdout, "hi");
 }
 
 #[test]

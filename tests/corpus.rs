@@ -131,4 +131,7 @@ fn an_http_component_answers_a_request_through_the_library() {
         assert!(answer.values().any(|value| value == "POST" || value == "post"), "{answer:?}");
         assert!(answer.values().any(|value| value == body), "{answer:?}");
     }
+    let request = preheat::http_types::Request::get("http://localhost/").body(Vec::new()).unwrap();
+    let error = image.http(&preheat::Request::new().max_response(3), request).unwrap_err();
+    assert!(error.to_string().contains("body broke off"), "{error}");
 }

@@ -11,6 +11,7 @@ use crate::StoreError;
 use preheat_image::{Digest, Manifest};
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,10 @@ fn open(store: &Store) -> Result<Database, StoreError> {
                 std::thread::sleep(wait);
                 wait = (wait * 2).min(Duration::from_millis(20));
             }
+            // Not the index's fault: it must not be taken for a damaged one and removed under whoever uses it.
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(StoreError::io("use the index, which another process has held for too long:", &path)(ErrorKind::ResourceBusy));
+            }
             Err(error) => return Err(wrong(store, error)),
         }
     }
@@ -198,11 +203,13 @@ pub(super) fn update(store: &Store, changes: &Changes) -> Option<u64> {
     };
     match transaction() {
         Ok(total) => Some(total),
-        Err(_) => {
-            // Behind is worse than missing: a missing index is made anew. If it can't be removed either, `verify` repairs it.
+        Err(StoreError::Index { .. }) => {
+            // Behind is worse than missing: a missing index is made anew.
             let _ = files::remove(&path(store));
             None
         }
+        // Not to be written now: `verify` makes good what it lacks.
+        Err(_) => None,
     }
 }
 

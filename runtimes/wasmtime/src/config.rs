@@ -19,7 +19,7 @@ pub(crate) fn shared() -> Result<Config, wasmtime::Error> {
     // The check in every loop that makes deadlines and cancellation possible.
     config.epoch_interruption(true);
     // No tables for the C++ unwinder: wasmtime's own backtraces, and profilers, go by frame pointers. Registering those of a module with
-    // many functions took a tenth of its cold start.
+    // many functions took a tenth of its cold start (json-go: 1.05 times wasmtime by hand with them, 0.86 to 1.03 without).
     config.native_unwind_info(false);
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32));
     Ok(config)
