@@ -107,6 +107,24 @@ fn a_process_of_known_latency_is_measured() {
 }
 
 #[test]
+fn systems_do_not_inherit_what_makes_runtimes_capture_stacks() {
+    let files = workload();
+    // With it set for the whole test process this would be racy; the system sets it as a caller's shell would, before the harness starts it.
+    let inherits: Box<dyn System> = Box::new(ProcessSystem::new(
+        "inherits",
+        "",
+        |_| Ok(Vec::new()),
+        |_| {
+            let mut command = Command::new("/bin/sh");
+            command.env("RUST_BACKTRACE", "1").args(["-c", "test -z \"$RUST_BACKTRACE\" && printf answer"]);
+            command
+        },
+    ));
+    let cells = harness::run("s", &files.workload, &mut [inherits], &PLAN, &mut |_, _| {});
+    assert_eq!(cells[0].failure, None);
+}
+
+#[test]
 fn failures_are_told_apart_and_do_not_stop_the_others() {
     let files = workload();
     let absent: Box<dyn System> = Box::new(ProcessSystem::new("absent", "", |_| Ok(Vec::new()), |_| Command::new("/no/such/program")));

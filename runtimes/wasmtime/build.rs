@@ -9,7 +9,9 @@ const COMPILER: [&str; 10] =
 
 fn main() {
     let mut hasher = Sha256::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Asked when it runs, not when it was compiled: checkouts may share a target directory.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let root = Path::new(&root);
     for source in ["src/config.rs", "src/compile.rs", "src/sys.rs"] {
         println!("cargo::rerun-if-changed={source}");
         hasher.update(std::fs::read(root.join(source)).unwrap_or_else(|error| panic!("{source}: {error}")));

@@ -57,8 +57,11 @@ impl WasmtimeEngine {
     /// When the address space for the slots can't be reserved.
     pub fn new(options: EngineOptions) -> Result<Self, RunError> {
         // To wasmtime a guest's exit is an error, and with RUST_BACKTRACE set every error captures the host's stack. Nobody ever sees it, and
-        // the first one makes a static binary sort the unwind tables of all its functions: 15 ms.
-        wasmtime::error::disable_backtrace();
+        // the first one makes a static binary sort the unwind tables of all its functions: 15 ms. The switch is the process's, so it is
+        // touched only in one that is there for a single call; an embedder's wasmtime stays as the embedder has it.
+        if options.blocking {
+            wasmtime::error::disable_backtrace();
+        }
         let configure = || {
             let mut config = config::shared()?;
             // Nothing is compiled here: what runs comes from images. In a build without a compiler this is so anyway.
