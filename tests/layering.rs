@@ -10,7 +10,19 @@ fn crates_depend_only_on_what_they_may_know() {
         ("preheat-loader", BTreeSet::from(["preheat-image"])),
         ("preheat-wasmtime", BTreeSet::from(["preheat-image", "preheat-loader"])),
         ("preheat-bench", BTreeSet::from(["preheat-image"])),
-        ("preheat", BTreeSet::from(["preheat-image", "preheat-loader", "preheat-wasmtime", "preheat-bench"])),
+        ("preheat-cache-server", BTreeSet::from(["preheat-image"])),
+        ("preheat-cache-client", BTreeSet::from(["preheat-image"])),
+        (
+            "preheat",
+            BTreeSet::from([
+                "preheat-image",
+                "preheat-loader",
+                "preheat-wasmtime",
+                "preheat-bench",
+                "preheat-cache-server",
+                "preheat-cache-client",
+            ]),
+        ),
     ]);
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -46,7 +58,7 @@ fn engines_and_databases_stay_in_their_rooms() {
     for path in ["Cargo.toml", "image/Cargo.toml", "loader/Cargo.toml"] {
         assert!(!uses(path, "wasmtime"), "{path}");
     }
-    for path in ["Cargo.toml", "image/Cargo.toml", "runtimes/wasmtime/Cargo.toml", "benches/Cargo.toml"] {
+    for path in ["Cargo.toml", "image/Cargo.toml", "runtimes/wasmtime/Cargo.toml", "benches/Cargo.toml", "cache-server/client/Cargo.toml"] {
         assert!(!uses(path, "redb"), "{path}");
     }
     assert!(uses("runtimes/wasmtime/Cargo.toml", "wasmtime") && uses("loader/Cargo.toml", "redb"));
@@ -58,7 +70,7 @@ fn unsafe_code_is_where_it_may_be() {
     const MAY: [&str; 2] = ["runtimes/wasmtime/src/sys.rs", "benches/src/peers/wasmtime.rs"];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    let mut dirs: Vec<_> = ["src", "image/src", "loader/src", "runtimes", "benches/src"].iter().map(|dir| root.join(dir)).collect();
+    let mut dirs: Vec<_> = ["src", "image/src", "loader/src", "runtimes", "benches/src", "cache-server"].iter().map(|dir| root.join(dir)).collect();
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

@@ -94,6 +94,38 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
+/// Something that signs: a key in memory, or a command that asks a key in a KMS or an HSM.
+pub trait Signer {
+    /// The public half of the key that signs.
+    fn public(&self) -> PublicKey;
+
+    /// Signs `message` with ed25519 (RFC 8032).
+    ///
+    /// # Errors
+    /// When whoever holds the key does not sign.
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError>;
+}
+
+/// Why nothing was signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("can't sign with key {key}: {what}")]
+pub struct SignError {
+    /// The key that should have signed.
+    pub key: KeyId,
+    /// What went wrong.
+    pub what: String,
+}
+
+impl Signer for SecretKey {
+    fn public(&self) -> PublicKey {
+        Self::public(self)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+        Ok(Self::sign(self, message))
+    }
+}
+
 /// A builder's secret key.
 pub struct SecretKey(SigningKey);
 

@@ -2,7 +2,8 @@
 //!
 //! Everything that is written to a disk or sent over a wire is defined here, byte by byte: what a [`Digest`] looks like as text, the
 //! [`Manifest`] that names an image's artefacts, the [`Statement`] that a builder signs, the [`code`] object and [`heap`] snapshot
-//! containers, [`chunks`] lists, the [`key`]s under which builds are found again, [`Reference`]s, and the [`record`]s that a store keeps.
+//! containers, [`chunks`] lists, the [`key`]s under which builds are found again, [`Reference`]s, the [`record`]s that a store keeps, and the
+//! [`signed`] documents (a [`root`], [`names`], a list of [`revocation`]s) and JSON (the [`api`]) that a cache and its clients exchange.
 //! `docs/image-format.md` is the specification; the constants here carry its names.
 //!
 //! This crate reads and writes byte slices. It opens no file, knows no engine and has no unsafe code. Every parser takes untrusted bytes:
@@ -10,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod chunks;
 pub mod code;
 mod cpu;
@@ -20,8 +22,12 @@ pub mod key;
 pub mod keys;
 pub mod manifest;
 pub mod media;
+pub mod names;
 pub mod record;
 pub mod reference;
+pub mod revocation;
+pub mod root;
+pub mod signed;
 pub mod statement;
 
 pub use cpu::{CpuLevel, UnknownCpuLevel};

@@ -14,6 +14,14 @@ pub const CHUNKS: &str = "application/vnd.preheat.chunks.v1";
 pub const STATEMENT: &str = "application/vnd.preheat.statement.v1.dsse+json";
 /// The payload inside a statement's envelope.
 pub const STATEMENT_PAYLOAD: &str = "application/vnd.preheat.statement.v1+json";
+/// The payload of a signed [root](crate::root).
+pub const ROOT_PAYLOAD: &str = "application/vnd.preheat.root.v1+json";
+/// The payload of a signed [snapshot of names](crate::names).
+pub const NAMES_PAYLOAD: &str = "application/vnd.preheat.names.v1+json";
+/// The payload of a signed [revocation list](crate::revocation).
+pub const REVOCATIONS_PAYLOAD: &str = "application/vnd.preheat.revocations.v1+json";
+/// A signed document in its envelope, whatever its payload: what the service answers for roots, names and revocations.
+pub const ENVELOPE: &str = "application/vnd.preheat.envelope.v1.dsse+json";
 /// The Wasm bytes from which an image was built.
 pub const WASM: &str = "application/wasm";
 
@@ -34,7 +42,21 @@ mod tests {
 
     #[test]
     fn ours_are_valid_and_junk_is_not() {
-        for ours in [MANIFEST, CODE_WASMTIME, CODE, HEAP, CHUNKS, STATEMENT, STATEMENT_PAYLOAD, WASM, "application/vnd.openjdk.cds"] {
+        for ours in [
+            MANIFEST,
+            CODE_WASMTIME,
+            CODE,
+            HEAP,
+            CHUNKS,
+            STATEMENT,
+            STATEMENT_PAYLOAD,
+            ROOT_PAYLOAD,
+            NAMES_PAYLOAD,
+            REVOCATIONS_PAYLOAD,
+            ENVELOPE,
+            WASM,
+            "application/vnd.openjdk.cds",
+        ] {
             assert!(is_valid(ours), "{ours}");
         }
         for junk in ["", "/", "a/", "/a", "a", "a/b/c", "a b/c", "a/\u{e9}", "../etc/passwd"] {

@@ -4,11 +4,10 @@
 //! The envelope is that of DSSE (Dead Simple Signing Envelope, protocol version 1): the signature is over
 //! `DSSEv1 <length of type> <type> <length of payload> <payload>`, which separates our statements from all else that a key may sign.
 
-use crate::keys::{KeyId, PublicKey, SecretKey};
+use crate::keys::{KeyId, PublicKey, SecretKey, SignError, Signer};
 use crate::manifest::Descriptor;
+use crate::signed::{EnvelopeFile, Opened, pre_authentication_encoding, read_payload};
 use crate::{Digest, FormatError, KeyFields, media};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 /// Most bytes that an envelope may have.
@@ -81,21 +80,6 @@ pub enum StatementError {
     WrongSignature(KeyId),
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct EnvelopeFile {
-    payload_type: String,
-    payload: String,
-    signatures: Vec<EnvelopeSignature>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EnvelopeSignature {
-    keyid: KeyId,
-    sig: String,
-}
-
 /// A statement, the bytes that were signed, and the one signature over them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -103,13 +87,6 @@ pub struct Envelope {
     payload: Vec<u8>,
     signer: KeyId,
     signature: Vec<u8>,
-}
-
-fn pre_authentication_encoding(payload: &[u8]) -> Vec<u8> {
-    let kind = media::STATEMENT_PAYLOAD;
-    let mut bytes = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
-    bytes.extend_from_slice(payload);
-    bytes
 }
 
 impl Statement {
@@ -120,12 +97,26 @@ impl Statement {
         Self { version: VERSION, kind, namespace: namespace.to_owned(), key: fields.key(), fields, source, outputs }
     }
 
-    /// Signs this statement.
+    /// Signs this statement with a key that is here.
     #[must_use]
     pub fn sign(self, key: &SecretKey) -> Envelope {
-        let payload = serde_json::to_vec(&self).unwrap_or_default();
-        let signature = key.sign(&pre_authentication_encoding(&payload)).to_vec();
+        let payload = self.payload();
+        let signature = key.sign(&pre_authentication_encoding(media::STATEMENT_PAYLOAD, &payload)).to_vec();
         Envelope { statement: self, payload, signer: key.public().id(), signature }
+    }
+
+    /// Signs this statement with whatever signs.
+    ///
+    /// # Errors
+    /// When the signer fails.
+    pub fn sign_with(self, signer: &dyn Signer) -> Result<Envelope, SignError> {
+        let payload = self.payload();
+        let signature = signer.sign(&pre_authentication_encoding(media::STATEMENT_PAYLOAD, &payload))?.to_vec();
+        Ok(Envelope { statement: self, payload, signer: signer.public().id(), signature })
+    }
+
+    fn payload(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
     }
 }
 
@@ -136,26 +127,8 @@ impl Envelope {
     /// When the bytes are no such envelope.
     pub fn parse(bytes: &[u8]) -> Result<Self, StatementError> {
         let damaged = |what: String| FormatError::Damaged { format: FORMAT, what };
-        if bytes.len() > MAX_SIZE {
-            return Err(damaged(format!("{} bytes, at most {MAX_SIZE} allowed", bytes.len())).into());
-        }
-        let file: EnvelopeFile =
-            serde_json::from_slice(bytes).map_err(|e| FormatError::NotThisFormat { format: FORMAT, found: e.to_string() })?;
-        if file.payload_type != media::STATEMENT_PAYLOAD {
-            let found = file.payload_type.chars().take(100).collect();
-            return Err(FormatError::NotThisFormat { format: FORMAT, found }.into());
-        }
-        let payload = BASE64.decode(&file.payload).map_err(|_| damaged("the payload is not base64".into()))?;
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let Versioned { version } =
-            serde_json::from_slice(&payload).map_err(|e| FormatError::NotThisFormat { format: FORMAT, found: e.to_string() })?;
-        if version != VERSION {
-            return Err(FormatError::Version { format: FORMAT, found: version, supported: VERSION }.into());
-        }
-        let statement: Statement = serde_json::from_slice(&payload).map_err(|e| damaged(e.to_string()))?;
+        let Opened { payload, signatures } = EnvelopeFile::open(FORMAT, media::STATEMENT_PAYLOAD, MAX_SIZE, bytes)?;
+        let statement: Statement = read_payload(FORMAT, VERSION, &payload)?;
         let computed = statement.fields.key();
         if computed != statement.key {
             return Err(StatementError::WrongKey { claimed: statement.key, computed });
@@ -170,22 +143,16 @@ impl Envelope {
         if statement.outputs.is_empty() {
             return Err(damaged("it has no outputs".into()).into());
         }
-        let [signature] = file.signatures.as_slice() else {
-            return Err(damaged(format!("{} signatures, expected one", file.signatures.len())).into());
+        let Ok([(signer, signature)]) = <[_; 1]>::try_from(signatures) else {
+            return Err(damaged("it has not one signature".into()).into());
         };
-        let bytes = BASE64.decode(&signature.sig).map_err(|_| damaged("the signature is not base64".into()))?;
-        Ok(Self { statement, payload, signer: signature.keyid, signature: bytes })
+        Ok(Self { statement, payload, signer, signature })
     }
 
     /// The bytes of the envelope: JSON.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let file = EnvelopeFile {
-            payload_type: media::STATEMENT_PAYLOAD.to_owned(),
-            payload: BASE64.encode(&self.payload),
-            signatures: vec![EnvelopeSignature { keyid: self.signer, sig: BASE64.encode(&self.signature) }],
-        };
-        serde_json::to_vec(&file).unwrap_or_default()
+        EnvelopeFile::write(media::STATEMENT_PAYLOAD, &self.payload, [(self.signer, self.signature.as_slice())])
     }
 
     /// The key that claims to have signed.
@@ -207,7 +174,7 @@ impl Envelope {
     /// the signature does not fit.
     pub fn verify<'k>(&self, keys: impl IntoIterator<Item = &'k PublicKey>) -> Result<&Statement, StatementError> {
         let key = keys.into_iter().find(|key| key.id() == self.signer).ok_or(StatementError::UnknownSigner(self.signer))?;
-        if key.verifies(&pre_authentication_encoding(&self.payload), &self.signature) {
+        if key.verifies(&pre_authentication_encoding(media::STATEMENT_PAYLOAD, &self.payload), &self.signature) {
             Ok(&self.statement)
         } else {
             Err(StatementError::WrongSignature(self.signer))
@@ -230,7 +197,7 @@ mod tests {
     fn the_encoding_is_that_of_dsse() {
         let payload = b"hello";
         let kind = media::STATEMENT_PAYLOAD;
-        assert_eq!(pre_authentication_encoding(payload), format!("DSSEv1 {} {kind} 5 hello", kind.len()).into_bytes());
+        assert_eq!(pre_authentication_encoding(kind, payload), format!("DSSEv1 {} {kind} 5 hello", kind.len()).into_bytes());
     }
 
     #[test]

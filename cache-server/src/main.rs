@@ -1,0 +1,3 @@
+//! The `preheat-cache-server` command.
+
+fn main() {}
