@@ -2,7 +2,31 @@
 //!
 //! Plain HTTP: blobs under `/{namespace}/cas/{sha256}`, entries under `/{namespace}/ac/{key}`, the rest under `/v1/`. `docs/cache-server.md`
 //! is the operator's guide, `docs/security.md` the threat model.
+//!
+//! A request goes through `listen` (connection, TLS, slow clients), `access_log` (trace id, caller, metrics, log), a file of `routes`, which
+//! asks `access` whether the caller may, and then [`storage`].
 
 #![forbid(unsafe_code)]
+#![allow(dead_code)]
 
+mod access;
+mod auth;
+mod budget;
+mod collect;
+mod config;
+mod error;
+mod leases;
+mod listen;
+mod metrics;
+mod namespaces;
+mod routes;
+mod server;
+mod state;
 pub mod storage;
+mod trust;
+mod verified;
+
+pub use collect::CollectConfig;
+pub use config::{AuthConfig, Config, Limits, LogConfig, ServeArgs};
+pub use listen::{ConnectionLimits, TlsConfig};
+pub use server::{Server, run};

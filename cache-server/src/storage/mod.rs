@@ -3,6 +3,8 @@
 //! Two traits, each with one implementation for a local disk and one for a bucket. Everything above them (requests, leases, collection) is
 //! written once. Blobs are kept per namespace, physically: a digest is no capability, and one tenant's heap layers are never another's.
 
+pub mod memory;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
