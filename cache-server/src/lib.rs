@@ -19,6 +19,7 @@ mod leases;
 mod listen;
 mod metrics;
 mod namespaces;
+mod records;
 mod routes;
 mod server;
 mod state;
