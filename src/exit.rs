@@ -1,6 +1,6 @@
 //! Exit codes. They are part of the interface: `docs/cli.md` lists them.
 
-use preheat::{BuildError, RunError, StoreError};
+use preheat::{BuildError, RunError, StoreError, TrustError};
 use std::process::ExitCode;
 
 /// Something asked for is not there: a file, a name, a digest.
@@ -37,8 +37,18 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             StoreError::Format { .. } => REFUSED,
             StoreError::NoVariant { .. } => UNSUPPORTED,
             StoreError::Reference(_) => BAD_INPUT,
+            StoreError::Sign(_) => FAILED,
             _ => FAILED,
         });
+    }
+    if let Some(error) = cause.downcast_ref::<TrustError>() {
+        return match error {
+            TrustError::Store(error) => code_of_cause(error),
+            TrustError::Signed(_) | TrustError::Fingerprint { .. } => Some(REFUSED),
+            TrustError::Known(_) | TrustError::HostTaken { .. } | TrustError::Usage(_) => Some(BAD_INPUT),
+            TrustError::Unknown(_) | TrustError::NoRoot(_) => Some(NOT_FOUND),
+            _ => None,
+        };
     }
     if let Some(error) = cause.downcast_ref::<BuildError>() {
         return match error {

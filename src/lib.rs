@@ -91,7 +91,10 @@ mod runtime;
 
 pub use pipeline::{BuildError, Builder, Built, BuiltCode, DEFAULT_LEVELS};
 pub use preheat_image::{CpuLevel, Digest, Manifest, Reference, manifest, media};
-pub use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy, TrustedImage, store, trust};
+pub use preheat_loader::{
+    CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,
+    TrustedRoot, store, trust,
+};
 pub use preheat_wasmtime::compile::Optimize;
 pub use preheat_wasmtime::{
     BUILD_ID, COMPILER, Directory, ENGINE, HostCall, HostError, HostFunction, Input, Output, Request, RunError, TARGET, Value, ValueType,

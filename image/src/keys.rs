@@ -23,6 +23,12 @@ impl KeyId {
     pub fn parse(text: &str) -> Result<Self, crate::InvalidDigest> {
         text.parse().map(Self)
     }
+
+    /// The 64 hexadecimal digits without `sha256:`, for the names of files.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.0.hex()
+    }
 }
 
 impl fmt::Display for KeyId {

@@ -1,6 +1,7 @@
 //! What can go wrong with a store.
 
 use crate::trust::Refusal;
+use preheat_image::keys::SignError;
 use preheat_image::statement::StatementError;
 use preheat_image::{Digest, FormatError, InvalidReference};
 use std::io;
@@ -91,6 +92,9 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// Nobody signed what was built.
+    #[error(transparent)]
+    Sign(#[from] SignError),
     /// A text is no reference.
     #[error(transparent)]
     Reference(#[from] InvalidReference),

@@ -1,13 +1,14 @@
 //! `$PREHEAT_HOME`: a store, the builder's key and the trust policy of one user.
 
 use crate::store::files::{self, Publish};
+use crate::store::lock::{self, Lock};
 use crate::{Store, StoreError, TrustPolicy};
 use preheat_image::FormatError;
-use preheat_image::keys::SecretKey;
+use rustix::fs::FlockOperation;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A user's directory: `store/`, `keys/builder.json`, `trust.json`.
+/// A user's directory: `store/`, `keys/builder.json`, `trust.json`, and `trust/` with what the policy was derived from.
 #[derive(Debug, Clone)]
 pub struct Home {
     root: PathBuf,
@@ -61,51 +62,51 @@ impl Home {
         Store::open(self.store_dir())
     }
 
-    fn key_path(&self) -> PathBuf {
-        self.root.join("keys/builder.json")
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.root.join("keys")
     }
 
-    fn trust_path(&self) -> PathBuf {
+    pub(crate) fn trust_path(&self) -> PathBuf {
         self.root.join("trust.json")
     }
 
-    /// The builder's key: read, or made on first use and then trusted here. Of several processes at once, one makes it.
+    /// For changing the policy and what it is derived from: read, change, write.
+    pub(crate) fn lock_trust(&self) -> Result<Lock, StoreError> {
+        files::make_dir(&self.root)?;
+        lock::wait(&self.root.join("trust.lock"), FlockOperation::LockExclusive)
+    }
+
+    /// Changes the trust policy, one process at a time; if `change` fails, nothing is changed. A home without a policy gets the usual one
+    /// first, as by its first build: so whatever else is trusted, what is built here goes on to be.
     ///
     /// # Errors
-    /// When it can't be read or made, or the operating system gives no random bytes.
-    pub fn builder_key(&self) -> Result<SecretKey, StoreError> {
-        let path = self.key_path();
-        let key = match self.read_key(&path)? {
-            Some(key) => key,
-            None => self.make_key(&path)?,
-        };
-        // Not only for a key that was just made: the process that made it may have been killed in between.
-        let trust = self.trust_path();
-        if !trust.exists() {
-            let policy = serde_json::to_vec_pretty(&TrustPolicy::trusting("local builder", key.public())).unwrap_or_default();
-            files::publish(&trust, &policy, 0o644, Publish::UnlessThere)?;
-        }
-        Ok(key)
+    /// What `change` says, or when the policy can't be read or written.
+    pub fn change_trust<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut TrustPolicy) -> Result<T, E>) -> Result<T, E> {
+        let _lock = self.lock_trust()?;
+        self.change_trust_locked(change)
     }
 
-    fn make_key(&self, path: &Path) -> Result<SecretKey, StoreError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| StoreError::Io {
-            action: "draw random bytes for",
-            path: path.to_owned(),
-            source: io::Error::other(error.to_string()),
-        })?;
-        files::make_private_dir(&self.root.join("keys"))?;
-        files::publish(path, &SecretKey::from_seed(seed).to_file(), 0o600, Publish::UnlessThere)?;
-        self.read_key(path)?.ok_or_else(|| StoreError::io("read", path)(io::Error::from(io::ErrorKind::NotFound)))
+    /// [`Home::change_trust`] for who has the lock already.
+    pub(crate) fn change_trust_locked<T, E: From<StoreError>>(
+        &self,
+        change: impl FnOnce(&mut TrustPolicy) -> Result<T, E>,
+    ) -> Result<T, E> {
+        if !self.trust_path().exists() {
+            self.builder_signer()?;
+        }
+        let old = self.trust()?;
+        let mut new = old.clone();
+        let done = change(&mut new)?;
+        if new != old {
+            self.write_trust(&new, Publish::Replacing)?;
+        }
+        Ok(done)
     }
 
-    fn read_key(&self, path: &Path) -> Result<Option<SecretKey>, StoreError> {
-        match std::fs::read(path) {
-            Ok(bytes) => SecretKey::from_file(&bytes).map(Some).map_err(|source| StoreError::Format { path: path.to_owned(), source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("read", path)(error)),
-        }
+    pub(crate) fn write_trust(&self, policy: &TrustPolicy, publish: Publish) -> Result<(), StoreError> {
+        let mut bytes = serde_json::to_vec_pretty(policy).unwrap_or_default();
+        bytes.push(b'\n');
+        files::publish(&self.trust_path(), &bytes, 0o644, publish)
     }
 
     /// The trust policy; the empty one, which trusts nobody, while there is none.
@@ -149,7 +150,7 @@ mod tests {
         std::fs::remove_file(home.trust_path()).unwrap();
         home.builder_key().unwrap();
         assert_eq!(home.trust().unwrap().builders[0].key, keys[0], "a builder killed between key and policy is made good");
-        let mode = std::fs::metadata(home.key_path()).unwrap().permissions().mode();
+        let mode = std::fs::metadata(home.keys_dir().join("builder.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

@@ -11,11 +11,16 @@
 mod error;
 mod home;
 mod load;
+mod roots;
+mod seen;
+mod signer;
 pub mod store;
 pub mod trust;
 
 pub use error::StoreError;
 pub use home::Home;
 pub use load::{LoadOptions, TrustedCode, TrustedFile, TrustedImage};
+pub use roots::{NewRoot, TrustError, TrustUpdate, TrustedRoot, verify_revocations};
+pub use signer::{CommandSigner, KeyFile, Rotated};
 pub use store::Store;
 pub use trust::TrustPolicy;

@@ -69,8 +69,7 @@ impl Store {
         }
         let manifest = Manifest::parse(&bytes).map_err(|source| StoreError::Format { path, source })?;
         // The statement need not name all that the image consists of.
-        let revoked = &policy.revoked.blobs;
-        if let Some(part) = manifest.blobs().find(|part| revoked.contains(&part.digest)) {
+        if let Some(part) = manifest.blobs().find(|part| policy.revokes_blob(&part.digest)) {
             return Err(StoreError::Refused { digest: *digest, refusal: Refusal::RevokedBlob(part.digest) });
         }
         self.touch(digest);
@@ -107,6 +106,35 @@ impl TrustedImage {
     #[must_use]
     pub fn statement(&self) -> &Signed {
         &self.record.statements[self.statement]
+    }
+
+    /// Whether `policy` still accepts the image at `now`, in seconds since 1970, with `code`, the digest of a code object of it that is in
+    /// use. A statement that entered the store after the image was loaded counts as well.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_at(&self, policy: &TrustPolicy, code: Option<&Digest>, now: u64) -> Result<(), Refusal> {
+        if let Some(part) = self.manifest.blobs().find(|part| policy.revokes_blob(&part.digest)) {
+            return Err(Refusal::RevokedBlob(part.digest));
+        }
+        let check = |record: &Record| {
+            let mut refusal = Refusal::NoStatement;
+            for signed in record.statements.iter().filter(|signed| signed.kind == Kind::Image && signed.covers(&self.digest)) {
+                match policy.judge_at(signed, now) {
+                    Ok(()) => match code.filter(|code| !signed.covers(code)) {
+                        None => return Ok(()),
+                        Some(code) => refusal = Refusal::NotCovered(*code),
+                    },
+                    Err(why) => refusal = why,
+                }
+            }
+            Err(refusal)
+        };
+        let Err(refusal) = check(&self.record) else { return Ok(()) };
+        match self.store.entry(&self.digest) {
+            Ok(Some(record)) if record.statements != self.record.statements => check(&record),
+            _ => Err(refusal),
+        }
     }
 
     /// Opens the code object of `engine` that is best for a host of `target` and `level`.

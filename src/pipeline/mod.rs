@@ -3,10 +3,10 @@
 mod wasm;
 
 use preheat_image::key::field;
-use preheat_image::keys::SecretKey;
+use preheat_image::keys::Signer;
 use preheat_image::manifest::{Artefact, Descriptor, Function, Variant};
 use preheat_image::reference::DEFAULT_NAMESPACE;
-use preheat_image::statement::Kind;
+use preheat_image::statement::{Envelope, Kind};
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Reference, Statement, chunks, media};
 use preheat_loader::store::SourceFile;
 use preheat_loader::{Home, Store, StoreError, TrustPolicy};
@@ -227,7 +227,7 @@ impl Builder {
         if let Some((bad, _)) = artefacts.iter().find(|(media_type, _)| [media::CODE, media::CODE_WASMTIME].contains(media_type)) {
             return Err(BuildError::Usage(format!("{bad} is made by compiling, not given")));
         }
-        let key = self.home.builder_key()?;
+        let signer = self.home.builder_signer()?;
         let mut publication = self.store.publish()?;
         let mut parts = Vec::new();
         for (media_type, bytes) in artefacts {
@@ -236,7 +236,7 @@ impl Builder {
         let described: Vec<_> = parts.iter().map(|part| (&part.media_type, part.digest)).collect();
         let fields = KeyFields::new().with(field::KIND, Kind::Image.name()).with(field::ARTEFACTS, json(&described));
         let manifest = Manifest::new(None, None, parts);
-        let digest = self.publish_image(&mut publication, &key, fields.clone(), &manifest)?;
+        let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
         self.name(&digest)?;
         publication.finish()?;
         Ok(Built { digest, key: fields.key(), cached: false, code: Vec::new() })
@@ -295,7 +295,7 @@ impl Builder {
             return Ok(built);
         }
 
-        let secret = self.home.builder_key()?;
+        let signer = self.home.builder_signer()?;
         // The key may have been made just now, and with it the policy that trusts it.
         let policy = self.home.trust()?;
         // Whoever else builds the same things now is waited for, and then there is nothing left to build. Compiling holds no other lock: it
@@ -327,7 +327,7 @@ impl Builder {
                     let artefact = self.put_large(&mut publication, media::CODE_WASMTIME, &code)?;
                     let outputs = [Some(artefact.descriptor()), artefact.chunks.clone()].into_iter().flatten().collect();
                     let statement = Statement::new(Kind::CodeObject, &self.namespace, fields, outputs);
-                    publication.add_statement(&statement.sign(&secret), &secret.public())?;
+                    publication.add_statement(&sign(statement, &*signer)?, &signer.public())?;
                     (artefact, Some(took))
                 }
             };
@@ -339,7 +339,7 @@ impl Builder {
             artefacts.push(self.put_large(&mut publication, media::WASM, &source.wasm)?);
         }
         let manifest = Manifest::new(Some(descriptor), Some(function), artefacts);
-        let digest = self.publish_image(&mut publication, &secret, fields, &manifest)?;
+        let digest = self.publish_image(&mut publication, &*signer, fields, &manifest)?;
         // Before the publication ends, so that no collection comes between the image and its names.
         self.name(&digest)?;
         publication.finish()?;
@@ -382,7 +382,7 @@ impl Builder {
     fn publish_image(
         &self,
         publication: &mut preheat_loader::store::Publication<'_>,
-        secret: &SecretKey,
+        signer: &dyn Signer,
         fields: KeyFields,
         manifest: &Manifest,
     ) -> Result<Digest, BuildError> {
@@ -390,7 +390,7 @@ impl Builder {
         let digest = blob.digest;
         let outputs = std::iter::once(blob).chain(manifest.artefacts.iter().map(Artefact::descriptor)).collect();
         let statement = Statement::new(Kind::Image, &self.namespace, fields, outputs);
-        publication.add_statement(&statement.sign(secret), &secret.public())?;
+        publication.add_statement(&sign(statement, signer)?, &signer.public())?;
         Ok(digest)
     }
 
@@ -438,6 +438,11 @@ fn found_code(outputs: Vec<Descriptor>) -> Result<Artefact, StoreError> {
     let mut artefact = Artefact::of(code);
     artefact.chunks = outputs.next();
     Ok(artefact)
+}
+
+/// Signs with whatever has the builder's key. The store verifies what came out.
+fn sign(statement: Statement, signer: &dyn Signer) -> Result<Envelope, StoreError> {
+    Ok(statement.sign_with(signer)?)
 }
 
 /// JSON for the value of a key field.

@@ -6,30 +6,35 @@ use preheat_image::Digest;
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::Path;
 
 /// Held until dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Lock(#[expect(dead_code, reason = "its descriptor is the lock")] File);
 
-impl Store {
-    fn lock_file(&self, name: &str, operation: FlockOperation) -> Result<Option<Lock>, StoreError> {
-        let path = self.root.join(name);
-        let file = File::options().read(true).append(true).create(true).open(&path).map_err(StoreError::io("open the lock", &path))?;
-        loop {
-            match rustix::fs::flock(&file, operation) {
-                Ok(()) => return Ok(Some(Lock(file))),
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(StoreError::io("lock", &path)(error)),
-            }
+/// Locks the file at `path`, making it if needed; `None` when `operation` does not wait and others hold it.
+pub(crate) fn lock_path(path: &Path, operation: FlockOperation) -> Result<Option<Lock>, StoreError> {
+    let file = File::options().read(true).append(true).create(true).open(path).map_err(StoreError::io("open the lock", path))?;
+    loop {
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => return Ok(Some(Lock(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(StoreError::io("lock", path)(error)),
         }
     }
+}
 
+/// Waits for the lock at `path`.
+pub(crate) fn wait(path: &Path, operation: FlockOperation) -> Result<Lock, StoreError> {
+    // A blocking operation never answers `None`.
+    lock_path(path, operation)?.ok_or_else(|| StoreError::io("lock", path)(std::io::Error::from(std::io::ErrorKind::WouldBlock)))
+}
+
+impl Store {
     fn wait(&self, name: &str, operation: FlockOperation) -> Result<Lock, StoreError> {
-        // A blocking operation never answers `None`.
-        self.lock_file(name, operation)?
-            .ok_or_else(|| StoreError::io("lock", &self.root.join(name))(std::io::Error::from(std::io::ErrorKind::WouldBlock)))
+        wait(&self.root.join(name), operation)
     }
 
     /// For publishing: many at once, but none while something is removed.
@@ -44,7 +49,7 @@ impl Store {
 
     /// Like [`Store::lock_exclusive`], but gives up at once where others hold it.
     pub(crate) fn try_lock_exclusive(&self) -> Result<Option<Lock>, StoreError> {
-        self.lock_file("lock", FlockOperation::NonBlockingLockExclusive)
+        lock_path(&self.root.join("lock"), FlockOperation::NonBlockingLockExclusive)
     }
 
     /// For changing a record or a name: read, change, write.

@@ -20,7 +20,7 @@
 mod collect;
 pub(crate) mod files;
 mod index;
-mod lock;
+pub(crate) mod lock;
 mod names;
 mod publication;
 mod verify;
