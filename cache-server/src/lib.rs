@@ -10,9 +10,13 @@
 #![allow(dead_code)]
 
 mod access;
+mod access_log;
 mod auth;
+mod body;
 mod budget;
 mod collect;
+mod compress;
+mod conditions;
 mod config;
 mod error;
 mod leases;
@@ -25,6 +29,7 @@ mod server;
 mod state;
 pub mod storage;
 mod trust;
+mod upload;
 mod verified;
 
 pub use collect::CollectConfig;

@@ -1,9 +1,8 @@
 //! Puts the service together, runs it, ends it.
 
-use crate::auth::{Auth, Peer};
+use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::config::{Config, ServeArgs};
-use crate::error::ApiError;
 use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
@@ -12,13 +11,12 @@ use crate::storage::memory::Memory;
 use crate::storage::{Blobs, Meta};
 use crate::trust::ServerTrust;
 use crate::verified::Verified;
-use crate::{listen, routes};
+use crate::{access_log, listen, routes};
 use anyhow::Context as _;
-use axum::extract::Request;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::middleware;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -50,12 +48,12 @@ impl Server {
             trust: Arc::new(ServerTrust { meta: meta.clone() }),
             metrics: Arc::new(Metrics::new()),
             budget: Arc::new(Budget::new(config.limits.bytes_in_flight)),
-            verified: Arc::new(Verified),
+            verified: Arc::new(Verified::new(config.limits.verified_bytes, Duration::from_secs(config.limits.verified_seconds))),
             meta,
             stopping: stopping.clone(),
             config: Arc::new(config),
         });
-        let router = routes::router(app.clone()).layer(middleware::from_fn_with_state(app.clone(), authenticate));
+        let router = routes::router(app.clone()).layer(middleware::from_fn_with_state(app.clone(), access_log::around));
         let (tls, limits) = (app.config.tls.clone(), app.config.connections.clone());
         let task = tokio::spawn(listen::serve(listener, tls, router, limits, stopping.clone()));
         Ok(Self { addr, stopping, task })
@@ -74,17 +72,6 @@ impl Server {
     pub async fn shutdown(self) -> anyhow::Result<()> {
         self.stopping.cancel();
         Ok(self.task.await??)
-    }
-}
-
-async fn authenticate(axum::extract::State(app): crate::state::State, mut request: Request, next: Next) -> Response {
-    let Some(peer) = request.extensions().get::<Peer>() else { return ApiError::unauthorized("no connection").into_response() };
-    match app.auth.authenticate(request.headers(), peer) {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(error) => ApiError::from(error).into_response(),
     }
 }
 

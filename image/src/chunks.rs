@@ -12,7 +12,7 @@
 //! | 24 | 8 | number of chunks: size of the blob divided by the chunk size, rounded up |
 //! | 32 | 32 each | SHA-256 of each chunk; the last may be shorter than the others |
 
-use crate::{Digest, FormatError};
+use crate::{Digest, DigestHasher, FormatError};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -93,6 +93,12 @@ impl<'a> ChunkList<'a> {
         self.digests.is_empty()
     }
 
+    /// The SHA-256 of the chunk with this number, counted from 0.
+    #[must_use]
+    pub fn digest(&self, index: usize) -> Option<Digest> {
+        self.digests.get(index).map(|digest| Digest::from_bytes(*digest))
+    }
+
     /// The chunks of `blob` that are not what the list says, as byte ranges; what `blob` lacks or has beyond the list's size counts as damaged.
     #[must_use]
     pub fn damaged(&self, blob: &[u8]) -> Vec<std::ops::Range<u64>> {
@@ -117,20 +123,65 @@ impl<'a> ChunkList<'a> {
 /// Makes the chunk list of `blob`.
 #[must_use]
 pub fn encode(blob: &[u8]) -> Vec<u8> {
-    let count = blob.len().div_ceil(CHUNK_SIZE);
-    let header = Header {
-        magic: MAGIC,
-        version: VERSION.into(),
-        chunk_size: CHUNK_SIZE_FIELD.into(),
-        blob_size: U64::new(blob.len() as u64),
-        count: U64::new(count as u64),
-    };
-    let mut bytes = Vec::with_capacity(size_of::<Header>() + count * 32);
-    bytes.extend_from_slice(header.as_bytes());
-    for chunk in blob.chunks(CHUNK_SIZE) {
-        bytes.extend_from_slice(Digest::of(chunk).as_bytes());
+    let mut builder = Builder::new();
+    builder.update(blob);
+    builder.finish()
+}
+
+/// Makes the chunk list of a blob that arrives in pieces of any size.
+#[derive(Debug, Clone, Default)]
+pub struct Builder {
+    size: u64,
+    /// Of the chunk that is not whole yet.
+    hasher: DigestHasher,
+    filled: usize,
+    digests: Vec<[u8; 32]>,
+}
+
+impl Builder {
+    /// Begins with no bytes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
-    bytes
+
+    /// Takes the next piece.
+    pub fn update(&mut self, mut piece: &[u8]) {
+        self.size += piece.len() as u64;
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(CHUNK_SIZE - self.filled));
+            self.hasher.update(now);
+            self.filled += now.len();
+            piece = later;
+            if self.filled == CHUNK_SIZE {
+                self.end_chunk();
+            }
+        }
+    }
+
+    fn end_chunk(&mut self) {
+        self.digests.push(*std::mem::take(&mut self.hasher).finalize().as_bytes());
+        self.filled = 0;
+    }
+
+    /// The chunk list of all pieces.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        if self.filled > 0 {
+            self.end_chunk();
+        }
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION.into(),
+            chunk_size: CHUNK_SIZE_FIELD.into(),
+            blob_size: U64::new(self.size),
+            count: U64::new(self.digests.len() as u64),
+        };
+        let mut bytes = Vec::with_capacity(size_of::<Header>() + self.digests.len() * 32);
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(self.digests.as_flattened());
+        bytes
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +204,20 @@ mod tests {
                 assert_eq!(list.damaged(&blob), vec![start..size as u64]);
             }
         }
+    }
+
+    #[test]
+    fn pieces_make_the_list_of_the_whole() {
+        let blob: Vec<u8> = (0..3 * CHUNK_SIZE + 5).map(|i| (i * 31 + i / 97).to_le_bytes()[0]).collect();
+        for piece in [1000, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE, blob.len()] {
+            let mut builder = Builder::new();
+            blob.chunks(piece).for_each(|piece| builder.update(piece));
+            assert_eq!(builder.finish(), encode(&blob));
+        }
+        let bytes = encode(&blob);
+        let list = ChunkList::parse(&bytes).unwrap();
+        assert_eq!(list.digest(3), Some(Digest::of(&blob[3 * CHUNK_SIZE..])));
+        assert_eq!(list.digest(4), None);
     }
 
     #[test]

@@ -30,5 +30,9 @@ async fn metrics(axum::extract::State(app): State, peer: Option<Extension<Peer>>
     if !peer.is_some_and(|peer| peer.addr.ip().is_loopback()) {
         authorize_all(&caller, Right::Admin)?;
     }
+    app.metrics.bytes_in_flight.set(app.budget.used());
+    if let Some(free) = app.blobs.free_bytes().await? {
+        app.metrics.storage_free.set(free);
+    }
     Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], app.metrics.encode()).into_response())
 }
