@@ -4,8 +4,10 @@ use crate::collect::CollectConfig;
 use crate::listen::{ConnectionLimits, TlsConfig};
 use anyhow::Context as _;
 use clap::Args;
+use preheat_image::api::NamespaceConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -19,6 +21,10 @@ pub struct Config {
     pub directory: PathBuf,
     /// Root of the installation to begin with: an envelope, as `preheat key root` writes it. Only read while the service knows no root.
     pub root: Option<PathBuf>,
+    /// Namespaces to make at the start if they are not there, by name; what is there already stays as it is. Without any, and with none
+    /// there, a namespace `default` of kind `preheat` is made.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub namespaces: BTreeMap<String, NamespaceConfig>,
     /// Who may do what.
     pub auth: AuthConfig,
     /// TLS; without it the service speaks plain HTTP, which is for loopback and for proxies that end TLS.
@@ -39,6 +45,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7433)),
             directory: PathBuf::from("preheat-cache"),
             root: None,
+            namespaces: BTreeMap::new(),
             auth: AuthConfig::default(),
             tls: None,
             connections: ConnectionLimits::default(),
@@ -121,6 +128,9 @@ pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:7433]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Root of the installation to begin with
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
     /// Settings, TOML; flags go before them
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -141,6 +151,9 @@ impl ServeArgs {
         };
         if let Some(directory) = &self.directory {
             config.directory.clone_from(directory);
+        }
+        if self.root.is_some() {
+            config.root.clone_from(&self.root);
         }
         if let Some(listen) = self.listen {
             config.listen = listen;

@@ -21,6 +21,7 @@ mod config;
 mod error;
 mod leases;
 mod listen;
+mod log;
 mod metrics;
 mod namespaces;
 mod records;

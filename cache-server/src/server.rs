@@ -8,16 +8,19 @@ use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::state::App;
 use crate::storage::memory::Memory;
-use crate::storage::{Blobs, Meta};
+use crate::storage::{Blobs, Expect, Meta, Namespace, PutError};
 use crate::trust::ServerTrust;
 use crate::verified::Verified;
-use crate::{access_log, listen, routes};
+use crate::{access_log, listen, log, routes};
 use anyhow::Context as _;
 use axum::middleware;
+use preheat_image::api::{NamespaceConfig, NamespaceKind};
+use preheat_image::reference::DEFAULT_NAMESPACE;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +42,7 @@ impl Server {
         let memory = Memory::default();
         let blobs: Arc<dyn Blobs> = Arc::new(memory.clone());
         let meta: Arc<dyn Meta> = Arc::new(memory);
+        make_namespaces(&config, meta.as_ref()).await?;
         let stopping = CancellationToken::new();
         let app = Arc::new(App {
             blobs,
@@ -55,7 +59,13 @@ impl Server {
         });
         let router = routes::router(app.clone()).layer(middleware::from_fn_with_state(app.clone(), access_log::around));
         let (tls, limits) = (app.config.tls.clone(), app.config.connections.clone());
-        let task = tokio::spawn(listen::serve(listener, tls, router, limits, stopping.clone()));
+        let (served, ended) = (stopping.clone(), stopping.clone());
+        let task = tokio::spawn(async move {
+            let result = listen::serve(listener, tls, router, limits, served).await;
+            // Whatever made it end, the rest of the service ends too.
+            ended.cancel();
+            result
+        });
         Ok(Self { addr, stopping, task })
     }
 
@@ -75,22 +85,74 @@ impl Server {
     }
 }
 
-/// Runs the service until SIGTERM or SIGINT; the one line on standard output says where it listens.
+/// Makes the namespaces of the settings that are not there yet; without any at all, `default`.
+async fn make_namespaces(config: &Config, meta: &dyn Meta) -> anyhow::Result<()> {
+    let mut wanted = config.namespaces.clone();
+    if wanted.is_empty() && meta.list("ns/").await?.is_empty() {
+        wanted.insert(DEFAULT_NAMESPACE.to_owned(), NamespaceConfig::new(NamespaceKind::Preheat));
+    }
+    for (name, namespace) in wanted {
+        namespace
+            .check(&name)
+            .and_then(|()| Namespace::new(&name).ok_or_else(|| "the name is reserved".into()))
+            .map_err(|why| anyhow::anyhow!("namespace `{name}` of the settings: {why}"))?;
+        let value = serde_json::to_vec(&namespace)?;
+        match meta.put(&format!("ns/{name}"), value.into(), Expect::Absent).await {
+            // What is there may have been changed since: it stays.
+            Ok(_) | Err(PutError::Conflict) => {}
+            Err(PutError::Storage(error)) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Runs the service until SIGTERM or SIGINT; the one line on standard output says where it listens. After the first signal running requests
+/// finish; a second one ends the service at once.
 ///
 /// # Errors
-/// When it can't start.
+/// When it can't start, or did not end as it should.
 pub fn run(args: ServeArgs, json: bool) -> anyhow::Result<()> {
     let config = args.config()?;
+    let _log = log::begin(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let server = Server::start(config).await?;
-        let url = format!("http://{}", server.addr());
-        if json {
-            println!("{}", serde_json::json!({ "listening": url }));
-        } else {
-            println!("listening on {url}");
+    let ended = runtime.block_on(serve(config, json));
+    // What still runs now was given up: nothing that was acknowledged depends on it.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(config: Config, json: bool) -> anyhow::Result<()> {
+    // Before the start, so that no signal is lost.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let server = Server::start(config).await?;
+    let url = format!("{scheme}://{}", server.addr());
+    say_where(&url, json).context("can't write to standard output")?;
+    let asked = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-        tokio::signal::ctrl_c().await?;
-        server.shutdown().await
-    })
+    };
+    let mut asked = asked;
+    let stopping = server.stopping.clone();
+    tokio::select! {
+        () = asked() => tracing::info!("asked to stop: finishing what runs"),
+        // The listener failed.
+        () = stopping.cancelled() => {}
+    }
+    tokio::select! {
+        ended = server.shutdown() => ended,
+        () = asked() => anyhow::bail!("asked to stop a second time: what ran was not finished"),
+    }
+}
+
+fn say_where(url: &str, json: bool) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match json {
+        true => writeln!(out, "{}", serde_json::json!({ "listening": url })),
+        false => writeln!(out, "listening on {url}"),
+    }?;
+    out.flush()
 }
