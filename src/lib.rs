@@ -86,14 +86,16 @@
 
 #![forbid(unsafe_code)]
 
+mod enforce;
 mod pipeline;
 mod runtime;
 
-pub use pipeline::{BuildError, Builder, Built, BuiltCode, DEFAULT_LEVELS};
+pub use enforce::TrustWatch;
+pub use pipeline::{BuildError, Builder, Built, BuiltCode, DEFAULT_LEVELS, Rebuild, Rebuilt, source_digest};
 pub use preheat_image::{CpuLevel, Digest, Manifest, Reference, manifest, media};
 pub use preheat_loader::{
     CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,
-    TrustedRoot, store, trust,
+    TrustedRoot, ceremony, store, trust, verify_revocations,
 };
 pub use preheat_wasmtime::compile::Optimize;
 pub use preheat_wasmtime::{

@@ -1,16 +1,20 @@
 //! The runtime that an embedder holds: loads images, runs them, synchronously or not.
 
+use crate::enforce::{Enforced, Guard, TrustWatch, watch};
 use preheat_image::{CpuLevel, Digest, Manifest};
-use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy, TrustedImage};
+use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy, TrustedImage, trust};
 use preheat_wasmtime::{ENGINE, EngineOptions, HostFunction, Loaded, Request, RunError, TARGET, Value, WasmtimeEngine, http_types};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The engine of a process. Clones share it; it may be used from many threads.
 #[derive(Clone)]
 pub struct Runtime {
     engine: WasmtimeEngine,
     executor: Arc<Executor>,
+    /// Every image that is loaded, for policies that change.
+    images: Arc<Enforced>,
 }
 
 /// Drives the synchronous calls. Made at the first of them: an asynchronous embedder brings its own.
@@ -54,7 +58,8 @@ impl RuntimeBuilder {
     /// When the address space for the slots can't be reserved.
     pub fn build(self) -> Result<Runtime, RunError> {
         let engine = WasmtimeEngine::new(self.options)?;
-        Ok(Runtime { engine, executor: Arc::new(Executor { single: self.single, tokio: OnceLock::new() }) })
+        let executor = Arc::new(Executor { single: self.single, tokio: OnceLock::new() });
+        Ok(Runtime { engine, executor, images: Arc::default() })
     }
 }
 
@@ -123,8 +128,33 @@ impl Runtime {
             return Err(RunError::Usage(format!("{} is the image of no Wasm function; this runtime can't call it", image.digest())));
         };
         let level = CpuLevel::of_host().ok_or_else(|| RunError::Usage("this host is no x86-64".into()))?;
-        let loaded = self.engine.load(image.code(ENGINE, TARGET, level)?, &function)?;
-        Ok(Image { loaded, executor: Arc::clone(&self.executor), trusted: Arc::new(image) })
+        let code = image.code(ENGINE, TARGET, level)?;
+        let digest = code.file().artefact().digest;
+        let loaded = self.engine.load(code, &function)?;
+        Ok(Image { loaded, executor: Arc::clone(&self.executor), guard: self.images.add(image, digest) })
+    }
+
+    /// Judges every loaded image again, now and under `policy`, and says which are refused. A call of a refused image, or into an instance of
+    /// it, fails with [`StoreError::Refused`] until a later judgement accepts the image again. Its instances give their slots back at their
+    /// next call, or when the one that is running ends; they stay unusable.
+    ///
+    /// What it does not do: end a call that is running (give it a deadline), unmap the code (the last clone of the image does that), and
+    /// judge what was loaded by another runtime.
+    pub fn enforce(&self, policy: &TrustPolicy) -> Vec<StoreError> {
+        self.images.enforce(policy, trust::now())
+    }
+
+    /// Follows the trust policy of a home: looks every `interval` (at least a hundredth of a second) whether it was changed, and judges
+    /// every loaded image again as [`Runtime::enforce`] does, since time passes for builders and revocation lists as well. It ends when what
+    /// is returned is dropped.
+    ///
+    /// A policy that can't be read changes nothing for what is loaded, which goes on under the last one that could; nothing new is loaded
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When the policy can't be read now, or no thread can be started.
+    pub fn watch_trust(&self, home: &Home, interval: Duration) -> Result<TrustWatch, StoreError> {
+        watch(&self.images, home, interval)
     }
 }
 
@@ -133,20 +163,20 @@ impl Runtime {
 pub struct Image {
     loaded: Loaded,
     executor: Arc<Executor>,
-    trusted: Arc<TrustedImage>,
+    guard: Arc<Guard>,
 }
 
 impl Image {
     /// The image's digest.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.trusted.digest()
+        self.guard.image().digest()
     }
 
     /// Its manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
-        self.trusted.manifest()
+        self.guard.image().manifest()
     }
 
     /// Runs a command to its end, in an instance of its own, and returns its exit code.
@@ -154,7 +184,7 @@ impl Image {
     /// # Errors
     /// When the image is no command, traps, or its deadline passes.
     pub fn run(&self, request: &Request) -> Result<i32, RunError> {
-        self.executor.block_on(self.loaded.run(request))?
+        self.executor.block_on(self.run_async(request))?
     }
 
     /// Like [`Image::run`]; needs a tokio runtime with timers. Dropping the future cancels the call.
@@ -162,6 +192,7 @@ impl Image {
     /// # Errors
     /// As [`Image::run`].
     pub async fn run_async(&self, request: &Request) -> Result<i32, RunError> {
+        self.guard.check()?;
         self.loaded.run(request).await
     }
 
@@ -178,7 +209,9 @@ impl Image {
     /// # Errors
     /// As [`Image::instance`].
     pub async fn instance_async(&self, request: &Request) -> Result<Instance, RunError> {
-        Ok(Instance { instance: self.loaded.instantiate(request).await?, executor: Arc::clone(&self.executor) })
+        self.guard.check()?;
+        let instance = Some(self.loaded.instantiate(request).await?);
+        Ok(Instance { instance, executor: Arc::clone(&self.executor), guard: Arc::clone(&self.guard) })
     }
 
     /// Lets a `wasi:http/proxy` component answer one HTTP request, in an instance of its own. `context` gives directories, environment and
@@ -199,23 +232,28 @@ impl Image {
         context: &Request,
         request: http_types::Request<Vec<u8>>,
     ) -> Result<http_types::Response<Vec<u8>>, RunError> {
+        self.guard.check()?;
         Ok(self.loaded.http(context, request.map(Into::into)).await?.map(|body| body.to_vec()))
     }
 }
 
 /// A live instance. It may move between threads, but only one call at a time can be in it.
 pub struct Instance {
-    instance: preheat_wasmtime::Instance,
+    /// None once the image was refused: the slot is free for others then.
+    instance: Option<preheat_wasmtime::Instance>,
     executor: Arc<Executor>,
+    guard: Arc<Guard>,
 }
 
 impl Instance {
     /// Calls an exported function of a core module.
     ///
     /// # Errors
-    /// When there is no such function, the arguments do not fit, it traps, or the request's deadline, which counts for each call, passes.
+    /// When there is no such function, the arguments do not fit, it traps, or the request's deadline, which counts for each call, passes;
+    /// when the image is not trusted any more.
     pub fn call(&mut self, name: &str, args: &[Value]) -> Result<Vec<Value>, RunError> {
-        self.executor.block_on(self.instance.call(name, args))?
+        let executor = Arc::clone(&self.executor);
+        executor.block_on(self.call_async(name, args))?
     }
 
     /// Like [`Instance::call`]. Dropping the future cancels the call; the instance can't be used again then.
@@ -223,7 +261,9 @@ impl Instance {
     /// # Errors
     /// As [`Instance::call`].
     pub async fn call_async(&mut self, name: &str, args: &[Value]) -> Result<Vec<Value>, RunError> {
-        self.instance.call(name, args).await
+        let result = self.trusted()?.call(name, args).await;
+        self.let_go_if_refused();
+        result
     }
 
     /// Calls an exported function with arguments and results in their text form: numbers for core modules, WAVE for components.
@@ -231,7 +271,27 @@ impl Instance {
     /// # Errors
     /// As [`Instance::call`], and when a text is no value of the parameter's type.
     pub fn call_text(&mut self, name: &str, args: &[String]) -> Result<Vec<String>, RunError> {
-        self.executor.block_on(self.instance.call_text(name, args))?
+        let executor = Arc::clone(&self.executor);
+        executor.block_on(async {
+            let result = self.trusted()?.call_text(name, args).await;
+            self.let_go_if_refused();
+            result
+        })?
+    }
+
+    fn trusted(&mut self) -> Result<&mut preheat_wasmtime::Instance, RunError> {
+        if let Err(refused) = self.guard.check() {
+            self.instance = None;
+            return Err(refused);
+        }
+        let ended = "this instance ended when its image was refused; make another one";
+        self.instance.as_mut().ok_or_else(|| RunError::Usage(ended.into()))
+    }
+
+    fn let_go_if_refused(&mut self) {
+        if self.guard.check().is_err() {
+            self.instance = None;
+        }
     }
 }
 

@@ -49,6 +49,20 @@ pub(crate) fn time(duration: Duration) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// `2026-03-14 15:09 UTC`, of seconds since 1970.
+pub(crate) fn date(seconds: u64) -> String {
+    // Days to year, month and day of the Gregorian calendar, counted in years that begin in March so that the leap day comes last.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", seconds / 3600 % 24, seconds / 60 % 60)
+}
+
 /// A spinner with a text on standard error, if that is a terminal.
 pub(crate) fn spinner(text: String) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
@@ -103,7 +117,9 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
         "m" => 60.0,
         "h" => 3600.0,
         "d" => 86_400.0,
-        _ => return Err(format!("`{unit}` is no unit of time: us, ms, s, m, h or d")),
+        "w" => 7.0 * 86_400.0,
+        "y" => 365.0 * 86_400.0,
+        _ => return Err(format!("`{unit}` is no unit of time: us, ms, s, m, h, d, w or y")),
     };
     let value: f64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
     Duration::try_from_secs_f64(value * scale).map_err(|error| error.to_string())
@@ -144,10 +160,27 @@ mod tests {
     }
 
     #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_709_251_199, "2024-02-29 23:59 UTC"),
+            (1_735_689_599, "2024-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+        // Far beyond any calendar, and still no panic.
+        assert!(date(u64::MAX).ends_with("UTC"));
+    }
+
+    #[test]
     fn times_and_sizes_are_read() {
         assert_eq!(parse_time("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_time("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_time("1w"), parse_time("7d"));
         assert_eq!((parse_size("64M"), parse_size("1KiB"), parse_size("7")), (Ok(64 << 20), Ok(1024), Ok(7)));
         for bad in ["", "x", "1x", "-1", "nan", "1e400"] {
             assert!(parse_time(bad).is_err() && parse_size(bad).is_err(), "{bad}");

@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod ceremony;
 mod error;
 mod home;
 mod load;

@@ -7,7 +7,7 @@ use crate::{Home, StoreError, TrustPolicy};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use preheat_image::FormatError;
-use preheat_image::keys::{PublicKey, SecretKey, SignError, Signer};
+use preheat_image::keys::{KeyId, PublicKey, SecretKey, SignError, Signer};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -225,10 +225,15 @@ impl KeyFile {
     /// # Errors
     /// When the file is there already, or can't be written.
     pub fn write_new(&self, path: &Path) -> Result<(), StoreError> {
+        let there = || StoreError::io("create the key file", path)(io::Error::from(io::ErrorKind::AlreadyExists));
+        let path = &std::path::absolute(path).map_err(StoreError::io("find", path))?;
         if path.exists() {
-            return Err(StoreError::io("create the key file", path)(io::Error::from(io::ErrorKind::AlreadyExists)));
+            return Err(there());
         }
-        files::publish(path, &self.to_bytes(), 0o600, Publish::UnlessThere)
+        let bytes = self.to_bytes();
+        files::publish(path, &bytes, 0o600, Publish::UnlessThere)?;
+        // Somebody may have been faster, and then this key is nowhere.
+        if std::fs::read(path).map_err(StoreError::io("read", path))? == bytes { Ok(()) } else { Err(there()) }
     }
 }
 
@@ -292,6 +297,22 @@ impl Home {
         }
     }
 
+    /// Whether a key is this builder's own: the one that signs now, or one that was retired here.
+    ///
+    /// # Errors
+    /// When the key that signs now can't be read.
+    pub fn is_own_key(&self, key: &KeyId) -> Result<bool, StoreError> {
+        let current = match KeyFile::read(&self.key_path()) {
+            Err(error) if error.is_missing() => false,
+            current => current?.public().id() == *key,
+        };
+        Ok(current || self.retired_path(key).exists())
+    }
+
+    fn retired_path(&self, key: &KeyId) -> PathBuf {
+        self.keys_dir().join("retired").join(format!("{}.json", key.hex()))
+    }
+
     fn builder_key_file(&self) -> Result<KeyFile, StoreError> {
         let path = self.key_path();
         let there = |path: &Path| match KeyFile::read(path) {
@@ -324,7 +345,7 @@ impl Home {
         let path = self.key_path();
         let (old, new_public) = (self.builder_key_file()?, new.public());
         let old_public = old.public();
-        let retired = self.keys_dir().join("retired").join(format!("{}.json", old_public.id().hex()));
+        let retired = self.retired_path(&old_public.id());
         let old_expires = now.saturating_add(overlap);
         if old_public == new_public {
             let source = FormatError::Damaged { format: FORMAT, what: "the new key is the old one".into() };

@@ -1,5 +1,6 @@
 //! The subcommands, one file each: a struct that clap fills, and `execute`.
 
+mod audit;
 mod bench;
 mod build;
 mod completions;
@@ -8,10 +9,14 @@ mod diff_key;
 mod doctor;
 mod gc;
 mod inspect;
+mod key;
 mod ls;
+mod rebuild;
 mod rm;
+mod root;
 mod run;
 mod tag;
+mod trust;
 mod verify;
 
 use clap::{Args, Parser, Subcommand};
@@ -68,6 +73,11 @@ pub(crate) enum Command {
     Rm(rm::Rm),
     Gc(gc::Gc),
     Verify(verify::Verify),
+    Audit(audit::Audit),
+    Rebuild(rebuild::Rebuild),
+    Key(key::Key),
+    Trust(trust::Trust),
+    Root(root::Root),
     DiffKey(diff_key::DiffKey),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
@@ -86,6 +96,11 @@ impl Command {
             Self::Rm(command) => command.execute(&global),
             Self::Gc(command) => command.execute(&global),
             Self::Verify(command) => command.execute(&global),
+            Self::Audit(command) => command.execute(&global),
+            Self::Rebuild(command) => command.execute(&global),
+            Self::Key(command) => command.execute(&global),
+            Self::Trust(command) => command.execute(&global),
+            Self::Root(command) => command.execute(&global),
             Self::DiffKey(command) => command.execute(&global),
             Self::Doctor(command) => command.execute(&global),
             Self::Demo(command) => command.execute(),

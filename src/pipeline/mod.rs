@@ -1,6 +1,9 @@
 //! Building: from Wasm to a signed image in the store, compiling only what is not there yet.
 
+mod rebuild;
 mod wasm;
+
+pub use rebuild::{Rebuild, Rebuilt, source_digest};
 
 use preheat_image::key::field;
 use preheat_image::keys::Signer;
@@ -99,6 +102,8 @@ pub struct Builder {
     env: BTreeMap<String, String>,
     keep_source: bool,
     tags: Vec<Reference>,
+    /// Whether an image is made even where one is there; code objects that are there and trusted are used.
+    anew: bool,
 }
 
 /// A code object on its way into an image.
@@ -126,6 +131,7 @@ impl Builder {
             env: BTreeMap::new(),
             keep_source: false,
             tags: Vec::new(),
+            anew: false,
         })
     }
 
@@ -290,7 +296,9 @@ impl Builder {
         let function = Function { kind: source.kind, name: name.to_owned(), args: self.args.clone(), env: self.env.clone() };
         let fields = self.image_fields(&function, &descriptor, &code_keys);
         let key = fields.key();
-        if let Some(built) = self.find_key(&key)? {
+        if !self.anew
+            && let Some(built) = self.find_key(&key)?
+        {
             self.name(&built.digest)?;
             return Ok(built);
         }

@@ -17,6 +17,7 @@
 //!
 //! Loading reads no index and takes no lock: two small files and the blobs themselves.
 
+mod audit;
 mod collect;
 pub(crate) mod files;
 mod index;
@@ -25,6 +26,7 @@ mod names;
 mod publication;
 mod verify;
 
+pub use audit::{Affected, Audit};
 pub use collect::{Collected, Collection};
 pub use index::{BlobRow, ImageRow};
 pub use lock::BuildLock;

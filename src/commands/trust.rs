@@ -1,0 +1,266 @@
+use super::Global;
+use super::key::parse_public;
+use crate::ui;
+use clap::{Args, Subcommand};
+use preheat::trust::{self, Builder, RootEntry, Stale, TrustPolicy};
+use preheat::{Digest, Home, NewRoot, TrustError, TrustUpdate};
+use preheat_image::revocation::SignedRevocations;
+use preheat_image::root::SignedRoot;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Say whose images may be loaded
+#[derive(Args)]
+#[command(
+    after_help = "Nothing is ever trusted because it was pulled: only what is added here, and what roots that were added here delegate.
+
+Examples:
+  preheat trust add root.json --host cache.example --fingerprint sha256:4f2a…
+  preheat trust add --builder ci BASE64 --namespace team --namespace prod
+  preheat trust ls
+  preheat trust rm ci"
+)]
+pub(crate) struct Trust {
+    #[command(subcommand)]
+    command: TrustCommand,
+}
+
+#[derive(Subcommand)]
+enum TrustCommand {
+    Add(Add),
+    Ls(Ls),
+    Rm(Rm),
+    Import(Import),
+}
+
+/// Trust an installation's root, and so the builders and namers that it delegates; or one builder
+#[derive(Args)]
+#[command(after_help = "Get the root's fingerprint from its operator, by another way than the file, and give it with --fingerprint.")]
+struct Add {
+    /// The root's file
+    #[arg(required_unless_present = "builder", conflicts_with = "builder")]
+    file: Option<PathBuf>,
+    /// What to call the root here [default: the installation's name]
+    #[arg(long, requires = "file")]
+    name: Option<String>,
+    /// Cache, such as cache.example or localhost:8080, for whose names the root speaks; repeatable
+    #[arg(long, value_name = "HOST[:PORT]", requires = "file")]
+    host: Vec<String>,
+    /// Refuse a root with another fingerprint
+    #[arg(long, value_name = "DIGEST", requires = "file")]
+    fingerprint: Option<Digest>,
+    /// Go on with the root's builders when its revocation list is out of date: for machines that are offline for long
+    #[arg(long, requires = "file")]
+    allow_stale: bool,
+    /// Trust a builder: what to call it, and its public key in base64 or its key file
+    #[arg(long, num_args = 2, value_names = ["NAME", "KEY"], requires = "namespace")]
+    builder: Option<Vec<String>>,
+    /// Namespace for which the builder may speak, `*` for all; repeatable
+    #[arg(long, value_name = "NAME", requires = "builder")]
+    namespace: Vec<String>,
+    /// End to trust the builder after this time, such as 90d
+    #[arg(long, value_name = "TIME", value_parser = ui::parse_time, requires = "builder")]
+    expires: Option<Duration>,
+}
+
+/// List roots, builders and revocations
+#[derive(Args)]
+struct Ls {}
+
+/// End to trust a root, or a builder that was added by hand
+#[derive(Args)]
+#[command(after_help = "What a root revoked goes with it, as does what is remembered of the names at its caches.")]
+struct Rm {
+    /// Name of a root or builder, or the id of a builder's key
+    name: String,
+}
+
+/// Take over later roots and revocation lists from files, on a machine without network
+#[derive(Args)]
+#[command(after_help = "Each must follow what is trusted already: nothing is trusted anew.
+
+Example:
+  preheat trust import 2.root.json 3.root.json revocations.json")]
+struct Import {
+    /// Roots, in their order, and revocation lists
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The root that they follow, if several are trusted
+    #[arg(long, value_name = "NAME")]
+    root: Option<String>,
+}
+
+impl Trust {
+    pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let home = global.home()?;
+        match self.command {
+            TrustCommand::Add(command) => command.execute(global, &home),
+            TrustCommand::Ls(Ls {}) => ls(global, &home),
+            TrustCommand::Rm(command) => command.execute(global, &home),
+            TrustCommand::Import(command) => command.execute(global, &home),
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| preheat::BuildError::Read { path: path.to_owned(), source }.into())
+}
+
+impl Add {
+    fn execute(self, global: &Global, home: &Home) -> anyhow::Result<ExitCode> {
+        let now = trust::now();
+        if let Some([name, key]) = self.builder.as_deref() {
+            let key = parse_public(key).map_err(TrustError::Usage)?;
+            let namespaces: Vec<&str> = self.namespace.iter().map(String::as_str).collect();
+            let expires = self.expires.map(|span| now.saturating_add(span.as_secs()));
+            let builder = Builder { expires, ..Builder::new(name, key, &namespaces) };
+            home.add_builder(builder.clone())?;
+            let shown = shown_builder(&TrustPolicy::default(), &builder, now);
+            if global.json {
+                ui::print_json(&shown)
+            } else {
+                ui::say!("trusted  {} ({})", builder.name.escape_debug(), builder.key.id())
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let file = self.file.ok_or_else(|| TrustError::Usage("a root's file is needed".into()))?;
+        let stale = if self.allow_stale { Stale::Allow } else { Stale::Refuse };
+        let told = self.fingerprint.is_some();
+        let new = NewRoot { name: self.name, hosts: self.host, stale, fingerprint: self.fingerprint };
+        let trusted = home.add_root(&new, &read(&file)?, now)?;
+        if global.json {
+            ui::print_json(&shown_root(&trusted.entry, now));
+            return Ok(ExitCode::SUCCESS);
+        }
+        ui::say!("trusted      {}", trusted.entry.name);
+        ui::say!("fingerprint  {}", trusted.entry.id);
+        if !told {
+            ui::say!("             compare it with what the operator says; if it differs, `preheat trust rm {}`", trusted.entry.name);
+        }
+        for line in super::root::delegations(&trusted.root) {
+            ui::say!("             {line}");
+        }
+        if let Err(refusal) = trusted.entry.check_at(now) {
+            ui::say!("note         {refusal}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn shown_builder(policy: &TrustPolicy, builder: &Builder, now: u64) -> serde_json::Value {
+    let root = builder.root.as_ref().and_then(|id| policy.root(id)).map(|root| root.name.clone());
+    let revoked = policy.revokes_key(&builder.key.id());
+    let refusal = policy.check_builder_at(builder, now).err().map(|refusal| refusal.to_string());
+    json!({ "name": builder.name, "id": builder.key.id(), "public": builder.key, "namespaces": builder.namespaces,
+            "expires": builder.expires, "root": root, "revoked": revoked, "counts": refusal.is_none() && !revoked, "refusal": refusal })
+}
+
+fn shown_root(root: &RootEntry, now: u64) -> serde_json::Value {
+    let refusal = root.check_at(now).err().map(|refusal| refusal.to_string());
+    let list = root.revocations.as_ref().map(|list| {
+        let revoked = &list.revoked;
+        json!({ "number": list.number, "issued": list.issued, "expires": list.expires, "keys": revoked.keys,
+                "buildIds": revoked.build_ids, "sources": revoked.sources, "blobs": revoked.blobs })
+    });
+    json!({ "name": root.name, "fingerprint": root.id, "number": root.number, "expires": root.expires, "hosts": root.hosts,
+            "stale": root.stale, "revocations": list, "counts": refusal.is_none(), "refusal": refusal })
+}
+
+fn ls(global: &Global, home: &Home) -> anyhow::Result<ExitCode> {
+    let (policy, now) = (home.trust()?, trust::now());
+    if global.json {
+        let roots: Vec<_> = policy.roots.iter().map(|root| shown_root(root, now)).collect();
+        let builders: Vec<_> = policy.builders.iter().map(|builder| shown_builder(&policy, builder, now)).collect();
+        ui::print_json(&json!({ "roots": roots, "builders": builders, "revoked": policy.revoked }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for root in &policy.roots {
+        let hosts = if root.hosts.is_empty() { "no cache".to_owned() } else { root.hosts.join(", ") };
+        ui::say!("root {} (number {}, for {hosts}) until {}", root.name, root.number, ui::date(root.expires));
+        ui::say!("  fingerprint {}", root.id);
+        match &root.revocations {
+            Some(list) => {
+                ui::say!("  revocation list {} of {}, fresh until {}", list.number, ui::date(list.issued), ui::date(list.expires))
+            }
+            None => ui::say!("  no revocation list"),
+        }
+        if let Err(refusal) = root.check_at(now) {
+            ui::say!("  does not count: {refusal}");
+        }
+    }
+    let mut rows = vec![["BUILDER", "KEY", "NAMESPACES", "UNTIL", "FROM"].map(str::to_owned).to_vec()];
+    for builder in &policy.builders {
+        let root = builder.root.as_ref().and_then(|id| policy.root(id)).map_or("by hand", |root| root.name.as_str());
+        let mut until = builder.expires.map_or_else(|| "no end".to_owned(), ui::date);
+        if builder.expires.is_some_and(|expires| now >= expires) {
+            until.push_str(" (over)");
+        }
+        if policy.revokes_key(&builder.key.id()) {
+            until.push_str(" (revoked)");
+        }
+        let name = builder.name.escape_debug().to_string();
+        rows.push(vec![name, builder.key.id().to_string(), builder.namespaces.join(","), until, root.to_owned()]);
+    }
+    ui::print(&ui::table(&rows));
+    let lists = policy.roots.iter().filter_map(|root| root.revocations.as_ref()).map(|list| &list.revoked);
+    for revoked in std::iter::once(&policy.revoked).chain(lists) {
+        revoked.keys.iter().for_each(|key| ui::say!("revoked key     {key}"));
+        revoked.build_ids.iter().for_each(|id| ui::say!("revoked build   {}", id.escape_debug()));
+        revoked.sources.iter().for_each(|source| ui::say!("revoked source  {source}"));
+        revoked.blobs.iter().for_each(|blob| ui::say!("revoked blob    {blob}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Rm {
+    fn execute(self, global: &Global, home: &Home) -> anyhow::Result<ExitCode> {
+        let kind = match home.remove_root(&self.name) {
+            Ok(_) => "root",
+            Err(TrustError::Unknown(_)) => {
+                home.remove_builder(&self.name)?;
+                "builder"
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if global.json {
+            ui::print_json(&json!({ "removed": self.name, "kind": kind }));
+        } else {
+            ui::say!("{kind} {} is not trusted any more", self.name.escape_debug());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Import {
+    fn execute(self, global: &Global, home: &Home) -> anyhow::Result<ExitCode> {
+        let (mut roots, mut lists, mut installation) = (Vec::new(), Vec::new(), None);
+        for file in &self.files {
+            let bytes = read(file)?;
+            let wrong = |source| preheat::StoreError::Format { path: file.clone(), source };
+            if let Ok(list) = SignedRevocations::parse(&bytes) {
+                installation = Some(list.unverified().installation.clone());
+                lists.push(bytes);
+            } else {
+                installation = Some(SignedRoot::parse(&bytes).map_err(wrong)?.unverified().installation.clone());
+                roots.push(bytes);
+            }
+        }
+        // The root is looked up by what it is called here; by default that is the installation's name.
+        let name = self.root.or(installation).unwrap_or_default();
+        let id = home.trusted_root(&name)?.entry.id;
+        let now = trust::now();
+        let mut trusted = home.update_trust(&id, &TrustUpdate { roots, revocations: None }, now)?;
+        for list in lists {
+            trusted.entry.revocations = Some(home.update_revocations(&id, &list, now)?);
+        }
+        if global.json {
+            ui::print_json(&shown_root(&trusted.entry, now));
+        } else {
+            let list = trusted.entry.revocations.as_ref().map_or_else(|| "none".to_owned(), |list| list.number.to_string());
+            ui::say!("root {} has number {}, its revocation list {list}", trusted.entry.name, trusted.entry.number);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
