@@ -97,6 +97,26 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Checks what the types do not say.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        if self.bytes_in_flight < 1 << 20 {
+            return Err(format!("limits.bytes-in-flight is {}, at least {} are needed", self.bytes_in_flight, 1 << 20));
+        }
+        if self.max_decompression_ratio == 0 || self.request_seconds == 0 || self.max_blob_bytes == 0 {
+            return Err("max-decompression-ratio, request-seconds and max-blob-bytes of limits can't be 0".into());
+        }
+        // Clocks count in 64 bits of nanoseconds, and nobody waits for a year.
+        if self.request_seconds > 366 * 24 * 3600 || self.verified_seconds > 366 * 24 * 3600 {
+            return Err("request-seconds and verified-seconds of limits are a year at most".into());
+        }
+        Ok(())
+    }
+}
+
 /// The log. It goes to standard error, one JSON object a line; it never has tokens, queries or headers in it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

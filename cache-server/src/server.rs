@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 /// A service that runs.
 pub struct Server {
     addr: SocketAddr,
+    /// Made by this start, because there were no tokens.
+    admin_token: Option<String>,
     stopping: CancellationToken,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -37,6 +39,7 @@ impl Server {
     /// # Errors
     /// When the storage can't be opened or the address is taken.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        config.limits.check().map_err(anyhow::Error::msg)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let addr = listener.local_addr()?;
         let memory = Memory::default();
@@ -66,13 +69,19 @@ impl Server {
             ended.cancel();
             result
         });
-        Ok(Self { addr, stopping, task })
+        Ok(Self { addr, admin_token: None, stopping, task })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The token that this start made, because there was no file of tokens: it may do everything, and is nowhere else but here.
+    #[must_use]
+    pub fn admin_token(&self) -> Option<&str> {
+        self.admin_token.as_deref()
     }
 
     /// Ends it: takes no more connections, lets running requests finish.

@@ -188,22 +188,22 @@ async fn take_compressed(app: &App, body: &mut Body, intake: &mut Intake) -> Res
     let _memory = app.budget.acquire_coder(DECODER + (1 << window_log)).await?;
     let mut decoder = Decoder::new().map_err(bad)?;
     decoder.set_parameter(DParameter::WindowLogMax(window_log)).map_err(bad)?;
+    let mut scratch = app.budget.covered_buffer(LARGE_PIECE);
     let mut taken = 0u64;
     // Whether the body may end here: after a frame.
     let mut whole = false;
     while !bytes.is_empty() {
         let mut input = InBuffer::around(&bytes);
         loop {
-            let mut buffer = app.budget.covered_buffer(LARGE_PIECE);
-            let mut output = OutBuffer::around(buffer.as_mut());
+            let mut output = OutBuffer::around(scratch.as_mut());
             let before = input.pos();
             let hint = decoder.run(&mut input, &mut output).map_err(bad)?;
             let written = output.pos();
             let full = written == output.capacity();
             taken += (input.pos() - before) as u64;
-            if written > 0 {
-                buffer.truncate(written);
-                intake.take(Bytes::from_owner(buffer)).await?;
+            if let Some(written) = scratch.as_ref().get(..written).filter(|written| !written.is_empty()) {
+                // A copy of its size: storage may keep it for a while, and counts what it keeps.
+                intake.take(Bytes::copy_from_slice(written)).await?;
             }
             if intake.size > RATIO_FROM.saturating_add(taken.saturating_mul(ratio)) {
                 return Err(ApiError::refused("compression-ratio", format!("the body becomes more than {ratio} times as large"))
