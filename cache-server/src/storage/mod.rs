@@ -3,7 +3,12 @@
 //! Two traits, each with one implementation for a local disk and one for a bucket. Everything above them (requests, leases, collection) is
 //! written once. Blobs are kept per namespace, physically: a digest is no capability, and one tenant's heap layers are never another's.
 
+pub mod files;
+mod lists;
+pub mod local;
+mod local_upload;
 pub mod memory;
+pub mod redb;
 
 use async_trait::async_trait;
 use bytes::Bytes;
