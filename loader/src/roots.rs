@@ -335,9 +335,20 @@ impl Home {
     pub fn remove_builder(&self, name: &str) -> Result<Builder, TrustError> {
         let key = KeyId::parse(name).ok();
         self.change_trust(|policy| {
-            let named = |builder: &Builder| builder.root.is_none() && (builder.name == name || key == Some(builder.key.id()));
-            let place = policy.builders.iter().position(named).ok_or_else(|| TrustError::Unknown(name.to_owned()))?;
-            Ok(policy.builders.remove(place))
+            let named = |builder: &Builder| builder.name == name || key == Some(builder.key.id());
+            if let Some(place) = policy.builders.iter().position(|builder| builder.root.is_none() && named(builder)) {
+                return Ok(policy.builders.remove(place));
+            }
+            let delegated = policy.builders.iter().find(|builder| named(builder)).and_then(|builder| policy.root(builder.root.as_ref()?));
+            Err(delegated.map_or_else(
+                || TrustError::Unknown(name.to_owned()),
+                |root| {
+                    let (name, root) = (name.escape_default(), &root.name);
+                    TrustError::Usage(format!(
+                        "root `{root}` delegates `{name}`: remove the root, have its next one withdraw it, or put the key id under `revoked` in trust.json"
+                    ))
+                },
+            ))
         })
     }
 }

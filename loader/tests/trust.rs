@@ -212,6 +212,7 @@ fn a_root_is_pinned_only_if_it_is_the_one_that_was_meant() {
     let other = NewRoot { name: Some("other".into()), ..asked() };
     let second = signed(root(1, &[7, 8, 9]), &[7, 8]);
     assert!(matches!(env.home.add_root(&other, &second, now()), Err(TrustError::HostTaken { .. })));
+    assert!(matches!(env.home.remove_builder("key 101"), Err(TrustError::Usage(what)) if what.contains("acme")));
     // Removing takes all that came with it, and nothing else.
     env.home.remove_root("acme").unwrap();
     assert_eq!(env.policy(), before);
