@@ -1,5 +1,6 @@
 //! Exit codes. They are part of the interface: `docs/cli.md` lists them.
 
+use preheat::remote::{ClientError, RemoteError};
 use preheat::{BuildError, RunError, StoreError, TrustError};
 use std::process::ExitCode;
 
@@ -17,6 +18,8 @@ pub(crate) const TIMEOUT: u8 = 124;
 pub(crate) const FAILED: u8 = 125;
 /// The store can't be written or read: full disk, permissions.
 pub(crate) const STORAGE: u8 = 126;
+/// A cache does not answer, or does not let us in.
+pub(crate) const UNREACHABLE: u8 = 127;
 /// The guest trapped.
 pub(crate) const TRAP: u8 = 134;
 
@@ -58,6 +61,27 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             BuildError::Store(error) => code_of_cause(error),
             _ => None,
         };
+    }
+    if let Some(error) = cause.downcast_ref::<RemoteError>() {
+        return match error {
+            RemoteError::Store(error) => code_of_cause(error),
+            RemoteError::Client(error) => code_of_cause(error),
+            RemoteError::Trust(error) => code_of_cause(error),
+            RemoteError::Signed(_) | RemoteError::Refused { .. } | RemoteError::Format { .. } => Some(REFUSED),
+            RemoteError::Name(_) => Some(NOT_FOUND),
+            RemoteError::Usage(_) | RemoteError::Settings { .. } | RemoteError::Move(_) => Some(BAD_INPUT),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return Some(match error {
+            ClientError::NotFound { .. } => NOT_FOUND,
+            ClientError::Invalid(_) | ClientError::Configuration { .. } => BAD_INPUT,
+            ClientError::DigestMismatch { .. } | ClientError::BadAnswer { .. } | ClientError::Untrusted { .. } => REFUSED,
+            ClientError::Refused { .. } | ClientError::Tls { .. } => REFUSED,
+            ClientError::Local { .. } | ClientError::StorageFull { .. } => STORAGE,
+            _ => UNREACHABLE,
+        });
     }
     if let Some(error) = cause.downcast_ref::<RunError>() {
         return match error {

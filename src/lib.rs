@@ -88,6 +88,7 @@
 
 mod enforce;
 mod pipeline;
+pub mod remote;
 mod runtime;
 
 pub use enforce::TrustWatch;

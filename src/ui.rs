@@ -1,7 +1,11 @@
 //! What people see: sizes, times, progress, tables.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use preheat::Digest;
+use preheat::remote::{Blob, Progress};
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Prints to standard output; see [`print`].
@@ -81,6 +85,34 @@ pub(crate) fn byte_bar(total: u64, text: &'static str) -> ProgressBar {
     // The template is a constant; the default style is as good if it should ever be wrong.
     let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style).with_message(text)
+}
+
+/// Shows transfers as one bar over all their bytes, if standard error is a terminal.
+pub(crate) struct TransferBar {
+    bar: ProgressBar,
+    done: Mutex<HashMap<Digest, u64>>,
+}
+
+impl TransferBar {
+    pub(crate) fn new(text: &'static str) -> Self {
+        Self { bar: byte_bar(0, text), done: Mutex::default() }
+    }
+
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for TransferBar {
+    fn begin(&self, _: usize, bytes: u64) {
+        self.bar.inc_length(bytes);
+    }
+
+    fn moved(&self, blob: &Blob, done: u64) {
+        let mut all = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(blob.digest, done);
+        self.bar.set_position(all.values().sum());
+    }
 }
 
 /// Columns, aligned; numbers are the caller's to align.

@@ -48,6 +48,14 @@ impl Home {
         &self.root
     }
 
+    /// Writes a file of the home, named by its path below it: whole or not at all, durably, in the place of one that is there.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
+        files::publish(&self.root.join(name), bytes, mode, files::Publish::Replacing)
+    }
+
     /// The store's directory.
     #[must_use]
     pub fn store_dir(&self) -> PathBuf {

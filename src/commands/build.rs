@@ -1,4 +1,4 @@
-use super::{BuildOptions, Global, parse_variable};
+use super::{BuildOptions, Global, Shared, parse_variable};
 use crate::ui;
 use clap::Args;
 use preheat::{Builder, Built, Reference};
@@ -36,7 +36,8 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         let home = global.home()?;
-        let mut builder = self.options.apply(Builder::new(&home)?).args(self.args).keep_source(self.keep_source);
+        let shared = Shared::of(&home, &self.options)?;
+        let mut builder = shared.apply(self.options.apply(Builder::new(&home)?)).args(self.args).keep_source(self.keep_source);
         for (name, value) in self.env {
             builder = builder.env(name, value);
         }
@@ -45,6 +46,9 @@ impl Build {
         }
         let spinner = ui::spinner(format!("building {}", self.file.display()));
         let built = builder.build_file(&self.file);
+        if let Ok(built) = &built {
+            shared.finish(built, &self.options.namespace);
+        }
         spinner.finish_and_clear();
         let built = built?;
         if global.json {

@@ -3,6 +3,7 @@
 mod audit;
 mod bench;
 mod build;
+mod cache;
 mod completions;
 mod demo;
 mod diff_key;
@@ -10,7 +11,11 @@ mod doctor;
 mod gc;
 mod inspect;
 mod key;
+mod login;
 mod ls;
+mod names;
+mod pull;
+mod push;
 mod rebuild;
 mod rm;
 mod root;
@@ -20,9 +25,11 @@ mod trust;
 mod verify;
 
 use clap::{Args, Parser, Subcommand};
+use preheat::remote::{BuildCache, Remote, Settings};
 use preheat::{CpuLevel, Home, Optimize};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Makes functions start hot: compiles Wasm ahead of time into signed images, and runs them without a compiler in the way.
 #[derive(Parser)]
@@ -35,7 +42,7 @@ use std::process::ExitCode;
 
 The store is in $PREHEAT_HOME, else $XDG_DATA_HOME/preheat, else ~/.local/share/preheat.
 Exit codes: 0 done, 2 usage, 120 not found, 121 bad input, 122 damaged or not trusted, 123 not possible here,
-124 deadline, 125 other failure, 126 storage, 134 trap. `run` otherwise ends with the guest's own code.")]
+124 deadline, 125 other failure, 126 storage, 127 cache not reached, 134 trap. `run` otherwise ends with the guest's own code.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -71,6 +78,14 @@ pub(crate) enum Command {
     Ls(ls::Ls),
     Tag(tag::Tag),
     Rm(rm::Rm),
+    Push(push::PushCommand),
+    Pull(pull::Pull),
+    Prefetch(pull::Prefetch),
+    Names(names::Names),
+    Promote(names::Promote),
+    Rollback(names::Rollback),
+    Login(login::Login),
+    Cache(cache::Cache),
     Gc(gc::Gc),
     Verify(verify::Verify),
     Audit(audit::Audit),
@@ -94,6 +109,14 @@ impl Command {
             Self::Ls(command) => command.execute(&global),
             Self::Tag(command) => command.execute(&global),
             Self::Rm(command) => command.execute(&global),
+            Self::Push(command) => command.execute(&global),
+            Self::Pull(command) => command.execute(&global),
+            Self::Prefetch(command) => command.execute(&global),
+            Self::Names(command) => command.execute(&global),
+            Self::Promote(command) => command.execute(&global),
+            Self::Rollback(command) => command.execute(&global),
+            Self::Login(command) => command.execute(&global),
+            Self::Cache(command) => command.execute(&global),
             Self::Gc(command) => command.execute(&global),
             Self::Verify(command) => command.execute(&global),
             Self::Audit(command) => command.execute(&global),
@@ -125,6 +148,9 @@ pub(crate) struct BuildOptions {
     /// Namespace for which the builder signs
     #[arg(long, default_value = preheat_image::reference::DEFAULT_NAMESPACE, value_name = "NAME")]
     namespace: String,
+    /// Ask no cache: compile what is not here
+    #[arg(long)]
+    offline: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -149,6 +175,35 @@ impl BuildOptions {
             OptimizeArg::None => Optimize::None,
         };
         builder.levels(levels).optimize(optimize).namespace(&self.namespace)
+    }
+}
+
+/// The caches that builds ask and bring to, if the settings name any.
+struct Shared(Option<Arc<BuildCache>>);
+
+impl Shared {
+    fn of(home: &Home, options: &BuildOptions) -> anyhow::Result<Self> {
+        // Without a look at the settings first, each build would start an executor for nothing.
+        let used = !options.offline && Settings::of(home)?.caches().iter().any(|cache| cache.builds);
+        Ok(Self(if used { Some(Arc::new(BuildCache::new(Remote::new(home)?))) } else { None }))
+    }
+
+    fn apply(&self, builder: preheat::Builder) -> preheat::Builder {
+        match &self.0 {
+            Some(caches) => builder.caches(Arc::clone(caches)),
+            None => builder,
+        }
+    }
+
+    /// Brings what was compiled to the caches that want it, and says what went wrong with any. None of that is a failure of the build.
+    fn finish(&self, built: &preheat::Built, namespace: &str) {
+        let Some(caches) = &self.0 else { return };
+        if built.compiled() > 0 {
+            caches.push(&built.digest, namespace);
+        }
+        for warning in caches.warnings() {
+            eprintln!("preheat: warning: {warning}");
+        }
     }
 }
 

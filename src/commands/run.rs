@@ -1,8 +1,10 @@
-use super::{BuildOptions, Global, build, parse_variable};
+use super::{BuildOptions, Global, Shared, build, parse_variable, pull};
 use crate::{exit, ui};
 use clap::Args;
+use preheat::remote::{Location, Remote};
 use preheat::{Builder, Digest, Directory, Home, Input, LoadOptions, Output, Request, RunError, Runtime};
 use serde_json::json;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,7 +17,8 @@ Examples:
   preheat run app.wasm
   preheat run app:v1 --dir ./data::/data --env LANG=C --timeout 2s -- --verbose in.json
   preheat run math.wasm --invoke add 2 3
-  preheat run app:v1 --json 2>report.json      the guest's output stays on standard output")]
+  preheat run app:v1 --json 2>report.json      the guest's output stays on standard output
+  preheat run cache.example/team/app:v1        pulled first, if the store lacks it")]
 pub(crate) struct Run {
     /// Wasm file, name or digest of an image
     image: String,
@@ -43,6 +46,9 @@ pub(crate) struct Run {
     /// Hash the image's blobs again before they are used
     #[arg(long)]
     verify: bool,
+    /// When to look up the name of a cache there
+    #[arg(long, value_enum, default_value_t = PullWhen::Missing, value_name = "WHEN")]
+    pull: PullWhen,
     #[command(flatten)]
     options: BuildOptions,
 }
@@ -51,6 +57,18 @@ pub(crate) struct Run {
 struct Found {
     digest: Digest,
     build: Option<serde_json::Value>,
+    pulled: Option<serde_json::Value>,
+}
+
+/// When the name of a cache is looked up there.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PullWhen {
+    /// When the local store does not know it.
+    Missing,
+    /// At every run.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl Run {
@@ -103,6 +121,7 @@ impl Run {
                 "error": result.as_ref().err().map(exit::message),
                 "compiled": found.build.as_ref().map_or(json!(0), |build| build["compiled"].clone()),
                 "build": found.build,
+                "pulled": found.pulled,
                 "seconds": {
                     "find": seconds(found_in), "engine": seconds(engine_in), "load": seconds(loaded_in), "run": seconds(ran_in),
                 },
@@ -124,20 +143,48 @@ impl Run {
             Some(path) => {
                 let builder = self.options.apply(Builder::new(home)?);
                 match builder.recall_file(path)? {
-                    Some(digest) => Ok(Found { digest, build: None }),
+                    Some(digest) => Ok(Found { digest, build: None, pulled: None }),
                     None => self.build(home, path),
                 }
             }
-            None => Ok(Found { digest: home.store()?.resolve_text(&self.image)?, build: None }),
+            None => self.find_named(home),
         }
+    }
+
+    /// An image by its name or digest: from the store, or, if it is the name of a cache, from there.
+    fn find_named(&self, home: &Home) -> anyhow::Result<Found> {
+        let store = home.store()?;
+        let found = |digest| Found { digest, build: None, pulled: None };
+        let Some(place) = self.image.parse().ok().as_ref().and_then(Location::of) else {
+            return Ok(found(store.resolve_text(&self.image)?));
+        };
+        if self.pull != PullWhen::Always {
+            match store.resolve_text(&self.image) {
+                Ok(digest) => return Ok(found(digest)),
+                Err(error) if error.is_missing() && self.pull == PullWhen::Missing && !self.options.offline => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let bar = ui::TransferBar::new("pulling");
+        let pulled = Remote::new(home).and_then(|remote| remote.pull(&place, &bar));
+        bar.finish();
+        let pulled = pulled?;
+        if std::io::stderr().is_terminal() {
+            pull::tell(&pulled);
+        }
+        Ok(Found { pulled: Some(pull::report(&place.to_string(), &pulled)), ..found(pulled.digest) })
     }
 
     fn build(&self, home: &Home, path: &Path) -> anyhow::Result<Found> {
         let spinner = ui::spinner(format!("building {}", path.display()));
-        let built = self.options.apply(Builder::new(home)?).build_file(path);
+        let shared = Shared::of(home, &self.options)?;
+        let built = shared.apply(self.options.apply(Builder::new(home)?)).build_file(path);
+        if let Ok(built) = &built {
+            shared.finish(built, &self.options.namespace);
+        }
         spinner.finish_and_clear();
         let built = built?;
-        Ok(Found { digest: built.digest, build: Some(build::report(&built)) })
+        Ok(Found { digest: built.digest, build: Some(build::report(&built)), pulled: None })
     }
 
     fn call(&self, image: &preheat::Image) -> (anyhow::Result<i32>, Option<Vec<String>>) {

@@ -2,6 +2,7 @@ use super::Global;
 use super::key::parse_public;
 use crate::ui;
 use clap::{Args, Subcommand};
+use preheat::remote::Remote;
 use preheat::trust::{self, Builder, RootEntry, Stale, TrustPolicy};
 use preheat::{Digest, Home, NewRoot, TrustError, TrustUpdate};
 use preheat_image::revocation::SignedRevocations;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 Examples:
   preheat trust add root.json --host cache.example --fingerprint sha256:4f2a…
+  preheat trust add --from cache.example --fingerprint sha256:4f2a…
   preheat trust add --builder ci BASE64 --namespace team --namespace prod
   preheat trust ls
   preheat trust rm ci"
@@ -32,6 +34,7 @@ enum TrustCommand {
     Add(Add),
     Ls(Ls),
     Rm(Rm),
+    Update(Update),
     Import(Import),
 }
 
@@ -40,19 +43,22 @@ enum TrustCommand {
 #[command(after_help = "Get the root's fingerprint from its operator, by another way than the file, and give it with --fingerprint.")]
 struct Add {
     /// The root's file
-    #[arg(required_unless_present = "builder", conflicts_with = "builder")]
+    #[arg(required_unless_present_any = ["builder", "from"], conflicts_with_all = ["builder", "from"])]
     file: Option<PathBuf>,
+    /// Get the root from this cache, for whose names it then speaks. Needs --fingerprint: the cache itself is not to be believed
+    #[arg(long, value_name = "HOST[:PORT]", requires = "fingerprint", conflicts_with = "builder")]
+    from: Option<String>,
     /// What to call the root here [default: the installation's name]
-    #[arg(long, requires = "file")]
+    #[arg(long, conflicts_with = "builder")]
     name: Option<String>,
     /// Cache, such as cache.example or localhost:8080, for whose names the root speaks; repeatable
-    #[arg(long, value_name = "HOST[:PORT]", requires = "file")]
+    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "builder")]
     host: Vec<String>,
     /// Refuse a root with another fingerprint
-    #[arg(long, value_name = "DIGEST", requires = "file")]
+    #[arg(long, value_name = "DIGEST", conflicts_with = "builder")]
     fingerprint: Option<Digest>,
     /// Go on with the root's builders when its revocation list is out of date: for machines that are offline for long
-    #[arg(long, requires = "file")]
+    #[arg(long, conflicts_with = "builder")]
     allow_stale: bool,
     /// Trust a builder: what to call it, and its public key in base64 or its key file
     #[arg(long, num_args = 2, value_names = ["NAME", "KEY"], requires = "namespace")]
@@ -77,6 +83,17 @@ struct Rm {
     name: String,
 }
 
+/// Take over later roots and revocation lists from caches
+#[derive(Args)]
+#[command(after_help = "Each must follow what is trusted already: nothing is trusted anew. Every pull does the same on its way.
+
+Example:
+  preheat trust update")]
+struct Update {
+    /// The caches; all for which a root speaks if none is given
+    hosts: Vec<String>,
+}
+
 /// Take over later roots and revocation lists from files, on a machine without network
 #[derive(Args)]
 #[command(after_help = "Each must follow what is trusted already: nothing is trusted anew.
@@ -99,6 +116,7 @@ impl Trust {
             TrustCommand::Add(command) => command.execute(global, &home),
             TrustCommand::Ls(Ls {}) => ls(global, &home),
             TrustCommand::Rm(command) => command.execute(global, &home),
+            TrustCommand::Update(command) => command.execute(global, &home),
             TrustCommand::Import(command) => command.execute(global, &home),
         }
     }
@@ -125,11 +143,25 @@ impl Add {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        let file = self.file.ok_or_else(|| TrustError::Usage("a root's file is needed".into()))?;
+        let mut hosts = self.host;
+        let bytes = match (&self.file, &self.from) {
+            (Some(file), _) => read(file)?,
+            (None, Some(from)) => {
+                if !hosts.contains(from) {
+                    hosts.push(from.clone());
+                }
+                root_of(home, from, self.fingerprint.as_ref())?
+            }
+            (None, None) => return Err(TrustError::Usage("a root's file is needed, or --from".into()).into()),
+        };
         let stale = if self.allow_stale { Stale::Allow } else { Stale::Refuse };
         let told = self.fingerprint.is_some();
-        let new = NewRoot { name: self.name, hosts: self.host, stale, fingerprint: self.fingerprint };
-        let trusted = home.add_root(&new, &read(&file)?, now)?;
+        let new = NewRoot { name: self.name, hosts, stale, fingerprint: self.fingerprint };
+        let mut trusted = home.add_root(&new, &bytes, now)?;
+        if let Some(from) = &self.from {
+            // What followed since, and what is revoked.
+            trusted = Remote::new(home)?.update_trust(from)?;
+        }
         if global.json {
             ui::print_json(&shown_root(&trusted.entry, now));
             return Ok(ExitCode::SUCCESS);
@@ -144,6 +176,42 @@ impl Add {
         }
         if let Err(refusal) = trusted.entry.check_at(now) {
             ui::say!("note         {refusal}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The root of a cache with this fingerprint. It may not be the latest: the fingerprint that people were told stays good.
+fn root_of(home: &Home, host: &str, fingerprint: Option<&Digest>) -> anyhow::Result<Vec<u8>> {
+    let remote = Remote::new(home)?;
+    let latest = remote.ask(host, async |cache| cache.root().await)?.ok_or_else(|| TrustError::Usage(format!("{host} has no root yet")))?;
+    let mut found = latest.clone();
+    while fingerprint.is_some_and(|fingerprint| found.digest() != *fingerprint) {
+        let before = found.unverified().number - 1;
+        match remote.ask(host, async |cache| if before == 0 { Ok(None) } else { cache.root_number(before).await })? {
+            Some(older) => found = older,
+            // None of them: the latest is what the error is about.
+            None => return Ok(latest.to_bytes()),
+        }
+    }
+    Ok(found.to_bytes())
+}
+
+impl Update {
+    fn execute(self, global: &Global, home: &Home) -> anyhow::Result<ExitCode> {
+        let hosts = if self.hosts.is_empty() { home.trust()?.roots.into_iter().flat_map(|root| root.hosts).collect() } else { self.hosts };
+        let (remote, now) = (Remote::new(home)?, trust::now());
+        let mut shown = Vec::new();
+        for host in &hosts {
+            let trusted = remote.update_trust(host)?;
+            if !global.json {
+                let list = trusted.entry.revocations.as_ref().map_or_else(|| "none".to_owned(), |list| list.number.to_string());
+                ui::say!("{host}: root {} has number {}, its revocation list {list}", trusted.entry.name, trusted.entry.number);
+            }
+            shown.push(shown_root(&trusted.entry, now));
+        }
+        if global.json {
+            ui::print_json(&json!({ "roots": shown }));
         }
         Ok(ExitCode::SUCCESS)
     }

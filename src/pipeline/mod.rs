@@ -5,6 +5,7 @@ mod wasm;
 
 pub use rebuild::{Rebuild, Rebuilt, source_digest};
 
+use crate::remote::BuildCache;
 use preheat_image::key::field;
 use preheat_image::keys::Signer;
 use preheat_image::manifest::{Artefact, Descriptor, Function, Variant};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The CPU levels for which an image has code unless others are asked for.
@@ -104,6 +106,7 @@ pub struct Builder {
     tags: Vec<Reference>,
     /// Whether an image is made even where one is there; code objects that are there and trusted are used.
     anew: bool,
+    caches: Option<Arc<BuildCache>>,
 }
 
 /// A code object on its way into an image.
@@ -132,6 +135,7 @@ impl Builder {
             keep_source: false,
             tags: Vec::new(),
             anew: false,
+            caches: None,
         })
     }
 
@@ -176,6 +180,12 @@ impl Builder {
     /// A name for the image.
     pub fn tag(mut self, reference: Reference) -> Self {
         self.tags.push(reference);
+        self
+    }
+
+    /// Caches that are asked for what would otherwise be compiled.
+    pub fn caches(mut self, caches: Arc<BuildCache>) -> Self {
+        self.caches = caches.is_used().then_some(caches);
         self
     }
 
@@ -312,7 +322,7 @@ impl Builder {
         let _building = self.store.lock_build(&keys)?;
         let mut objects = Vec::new();
         for (cpu, compiler, fields) in compilers {
-            let object = match self.trusted_outputs(&policy, &fields.key(), Kind::CodeObject)? {
+            let object = match self.outputs_here_or_shared(&policy, &fields.key(), Kind::CodeObject)? {
                 Some(outputs) => Object::Found(outputs),
                 None => {
                     let started = Instant::now();
@@ -413,8 +423,19 @@ impl Builder {
         Ok(hit.map(|signed| signed.outputs))
     }
 
+    /// What [`Builder::trusted_outputs`] finds here, or after a cache was asked. What came from a cache is judged like all else.
+    fn outputs_here_or_shared(&self, policy: &TrustPolicy, key: &Digest, kind: Kind) -> Result<Option<Vec<Descriptor>>, BuildError> {
+        if let Some(outputs) = self.trusted_outputs(policy, key, kind)? {
+            return Ok(Some(outputs));
+        }
+        match &self.caches {
+            Some(caches) if caches.fetch(&self.namespace, key, kind) => self.trusted_outputs(policy, key, kind),
+            _ => Ok(None),
+        }
+    }
+
     fn find_key(&self, key: &Digest) -> Result<Option<Built>, BuildError> {
-        match self.trusted_outputs(&self.policy, key, Kind::Image)?.and_then(|outputs| outputs.into_iter().next()) {
+        match self.outputs_here_or_shared(&self.policy, key, Kind::Image)?.and_then(|outputs| outputs.into_iter().next()) {
             Some(manifest) => self.find_image(&manifest.digest),
             None => Ok(None),
         }

@@ -45,6 +45,12 @@ impl TempFile {
         self.file.write_all(bytes).map_err(StoreError::io("write", &self.path))
     }
 
+    /// Makes the file empty again.
+    pub(crate) fn clear(&mut self) -> Result<(), StoreError> {
+        use std::io::Seek as _;
+        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(StoreError::io("empty", &self.path))
+    }
+
     /// Gives the file its name and makes both durable. The descriptor that wrote comes back, for its final metadata.
     pub(crate) fn publish(mut self, path: &Path, mode: u32, publish: Publish) -> Result<File, StoreError> {
         let to = |action| StoreError::io(action, path);

@@ -31,7 +31,7 @@ pub use collect::{Collected, Collection};
 pub use index::{BlobRow, ImageRow};
 pub use lock::BuildLock;
 pub use names::{NamedImage, SourceFile};
-pub use publication::{BlobWriter, Publication};
+pub use publication::{BlobWriter, Publication, WrittenBlob};
 pub use verify::{Problem, VerifyReport};
 
 use crate::StoreError;

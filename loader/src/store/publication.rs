@@ -27,9 +27,19 @@ pub struct Publication<'s> {
 /// A blob that is being written; its digest is known at the end.
 #[derive(Debug)]
 pub struct BlobWriter {
+    store: Store,
     file: TempFile,
     hasher: DigestHasher,
     size: u64,
+}
+
+/// A blob that is in the store and that its publication has yet to note.
+#[derive(Debug)]
+#[must_use]
+pub struct WrittenBlob {
+    digest: Digest,
+    size: u64,
+    seal: Option<Seal>,
 }
 
 impl BlobWriter {
@@ -41,6 +51,52 @@ impl BlobWriter {
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
         self.file.write(bytes)
+    }
+
+    /// How many bytes there are so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Takes back all bytes: somebody sends the blob from its beginning again.
+    ///
+    /// # Errors
+    /// When the file can't be cut.
+    pub fn restart(&mut self) -> Result<(), StoreError> {
+        self.hasher = DigestHasher::new();
+        self.size = 0;
+        self.file.clear()
+    }
+
+    /// Ends a blob that must be `expected`: one that came from somewhere else. Any other is dropped. It is durable then, but part of its
+    /// publication only after [`Publication::note`]; several blobs can be ended at once that way.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when digest or size are others; when the disk is full or fails.
+    pub fn finish_as(self, expected: &Descriptor) -> Result<WrittenBlob, StoreError> {
+        let found = self.hasher.clone().finalize();
+        if found != expected.digest || self.size != expected.size {
+            return Err(StoreError::Damaged {
+                digest: expected.digest,
+                path: self.store.blob_path(&expected.digest),
+                what: format!("what came has digest {found} and {} bytes; nothing of it was kept", self.size),
+            });
+        }
+        self.publish(found)
+    }
+
+    /// Gives the blob its name. One of the same digest and size that is there already stays.
+    fn publish(self, digest: Digest) -> Result<WrittenBlob, StoreError> {
+        let Self { store, file, size, .. } = self;
+        let path = store.blob_path(&digest);
+        let mut seal = None;
+        if store.blob_size(&digest) != Some(size) {
+            files::make_dir(path.parent().unwrap_or(&path))?;
+            let file = file.publish(&path, 0o444, Publish::Replacing)?;
+            seal = Some(seal_of(&file.metadata().map_err(StoreError::io("look at", &path))?));
+        }
+        Ok(WrittenBlob { digest, size, seal })
     }
 }
 
@@ -54,6 +110,14 @@ impl Store {
         // A copy of a store may lack its empty directories.
         files::make_dir(&self.temp_dir())?;
         Ok(Publication { store: self, lock, written: BTreeMap::new(), rows: index::Changes::default(), indexed: None })
+    }
+
+    /// Begins a blob for a publication that the caller holds: without one, a collection may remove what is written.
+    ///
+    /// # Errors
+    /// When no file can be made.
+    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { store: self.clone(), file: TempFile::create(&self.temp_dir())?, hasher: DigestHasher::new(), size: 0 })
     }
 
     pub(super) fn temp_dir(&self) -> PathBuf {
@@ -92,7 +156,7 @@ impl Publication<'_> {
     /// # Errors
     /// When no file can be made.
     pub fn blob(&self) -> Result<BlobWriter, StoreError> {
-        Ok(BlobWriter { file: TempFile::create(&self.store.temp_dir())?, hasher: DigestHasher::new(), size: 0 })
+        self.store.blob_writer()
     }
 
     /// Ends a blob and gives it its name. A blob of the same digest and size that is there already stays.
@@ -100,16 +164,19 @@ impl Publication<'_> {
     /// # Errors
     /// When the disk is full or fails; nothing is left behind then.
     pub fn finish_blob(&mut self, blob: BlobWriter, media_type: &str) -> Result<Descriptor, StoreError> {
-        let digest = blob.hasher.finalize();
-        self.note_blob(digest, blob.size);
-        let path = self.store.blob_path(&digest);
-        if self.store.blob_size(&digest) != Some(blob.size) {
-            files::make_dir(path.parent().unwrap_or(&path))?;
-            let file = blob.file.publish(&path, 0o444, Publish::Replacing)?;
-            let metadata = file.metadata().map_err(StoreError::io("look at", &path))?;
-            self.written.insert(digest, seal_of(&metadata));
+        let digest = blob.hasher.clone().finalize();
+        let size = blob.size;
+        let written = blob.publish(digest)?;
+        self.note(written);
+        Ok(Descriptor { media_type: media_type.to_owned(), digest, size })
+    }
+
+    /// Notes a blob that [`BlobWriter::finish_as`] ended, as part of this publication.
+    pub fn note(&mut self, written: WrittenBlob) {
+        self.note_blob(written.digest, written.size);
+        if let Some(seal) = written.seal {
+            self.written.insert(written.digest, seal);
         }
-        Ok(Descriptor { media_type: media_type.to_owned(), digest, size: blob.size })
     }
 
     /// Puts a blob that is in memory.
