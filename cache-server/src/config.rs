@@ -74,6 +74,10 @@ pub struct Limits {
     pub max_blob_bytes: u64,
     /// Bytes of blobs that may be in memory at once, over all requests.
     pub bytes_in_flight: u64,
+    /// Bytes of uploads that may wait to be written to the disk, over all requests; beside `bytes-in-flight`.
+    pub bytes_to_write: u64,
+    /// Uploads are refused while fewer bytes than this are free on the disk of the directory: what is there stays readable.
+    pub min_free_bytes: u64,
     /// How many times its size a compressed upload may become, beyond its first MiB.
     pub max_decompression_ratio: u32,
     /// How long a request may take from its first byte to the last of its answer, in seconds.
@@ -89,6 +93,8 @@ impl Default for Limits {
         Self {
             max_blob_bytes: 4 << 30,
             bytes_in_flight: 128 << 20,
+            bytes_to_write: 32 << 20,
+            min_free_bytes: 256 << 20,
             max_decompression_ratio: 100,
             request_seconds: 3600,
             verified_seconds: 24 * 3600,

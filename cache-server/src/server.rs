@@ -7,8 +7,9 @@ use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::state::App;
-use crate::storage::memory::Memory;
-use crate::storage::{Blobs, Expect, Meta, Namespace, PutError};
+use crate::storage::local::{LocalBlobs, LocalOptions};
+use crate::storage::redb::RedbMeta;
+use crate::storage::{Blobs, Expect, Meta, Namespace, PutError, StorageError};
 use crate::trust::ServerTrust;
 use crate::verified::Verified;
 use crate::{access_log, listen, log, routes};
@@ -42,9 +43,7 @@ impl Server {
         config.limits.check().map_err(anyhow::Error::msg)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let addr = listener.local_addr()?;
-        let memory = Memory::default();
-        let blobs: Arc<dyn Blobs> = Arc::new(memory.clone());
-        let meta: Arc<dyn Meta> = Arc::new(memory);
+        let (blobs, meta) = open_storage(&config).await?;
         make_namespaces(&config, meta.as_ref()).await?;
         let stopping = CancellationToken::new();
         let app = Arc::new(App {
@@ -92,6 +91,26 @@ impl Server {
         self.stopping.cancel();
         Ok(self.task.await??)
     }
+}
+
+/// Opens the storage in the directory.
+async fn open_storage(config: &Config) -> anyhow::Result<(Arc<dyn Blobs>, Arc<dyn Meta>)> {
+    let directory = config.directory.clone();
+    let options = LocalOptions {
+        hard_free_bytes: config.limits.min_free_bytes,
+        buffer_bytes: usize::try_from(config.limits.bytes_to_write).unwrap_or(usize::MAX),
+    };
+    let open = move || Ok::<_, StorageError>((LocalBlobs::open(&directory, options)?, RedbMeta::open(&directory)?));
+    let (blobs, meta) = tokio::task::spawn_blocking(open).await??;
+    let leftovers = blobs.clone();
+    tokio::spawn(async move {
+        match leftovers.remove_leftovers().await {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "what broken uploads of an earlier run left is removed"),
+            Err(error) => tracing::warn!(%error, "what broken uploads left can't be removed"),
+        }
+    });
+    Ok((Arc::new(blobs), Arc::new(meta)))
 }
 
 /// Makes the namespaces of the settings that are not there yet; without any at all, `default`.
