@@ -2,6 +2,7 @@
 
 use crate::collect::CollectConfig;
 use crate::listen::{ConnectionLimits, TlsConfig};
+use crate::storage::bucket::BucketConfig;
 use anyhow::Context as _;
 use clap::Args;
 use preheat_image::api::NamespaceConfig;
@@ -19,6 +20,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory of blobs, records, tokens; of the tier before a bucket, if there is one. Made when it is not there.
     pub directory: PathBuf,
+    /// A bucket for blobs and records, which several servers may share; without it they are in the directory.
+    pub bucket: Option<BucketConfig>,
     /// Root of the installation to begin with: an envelope, as `preheat key root` writes it. Only read while the service knows no root.
     pub root: Option<PathBuf>,
     /// Namespaces to make at the start if they are not there, by name; what is there already stays as it is. Without any, and with none
@@ -44,6 +47,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7433)),
             directory: PathBuf::from("preheat-cache"),
+            bucket: None,
             root: None,
             namespaces: BTreeMap::new(),
             auth: AuthConfig::default(),

@@ -2,11 +2,15 @@
 
 use crate::auth::Auth;
 use crate::budget::Budget;
+use crate::clock::{Clock, SystemClock};
+use crate::collect::Collector;
 use crate::config::{Config, ServeArgs};
 use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::state::App;
+use crate::storage::bucket::Bucket;
+use crate::storage::leased::Leased;
 use crate::storage::local::{LocalBlobs, LocalOptions};
 use crate::storage::redb::RedbMeta;
 use crate::storage::{Blobs, Expect, Meta, Namespace, PutError, StorageError};
@@ -43,16 +47,22 @@ impl Server {
         config.limits.check().map_err(anyhow::Error::msg)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let addr = listener.local_addr()?;
-        let (blobs, meta) = open_storage(&config).await?;
+        let (storage, meta) = open_storage(&config).await?;
         make_namespaces(&config, meta.as_ref()).await?;
         let stopping = CancellationToken::new();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(Metrics::new());
+        let leases = Leases::start(meta.clone(), clock.clone(), config.collect.lease_seconds).await?;
+        let collector =
+            Collector::new(storage.clone(), meta.clone(), leases.clone(), clock, metrics.clone(), config.collect.clone(), stopping.clone());
         let app = Arc::new(App {
-            blobs,
+            blobs: Arc::new(Leased::new(storage, leases.clone())),
             namespaces: Arc::new(Namespaces::new(meta.clone())),
             auth: Arc::new(Auth),
-            leases: Arc::new(Leases),
+            leases,
+            collector: Arc::new(collector),
             trust: Arc::new(ServerTrust { meta: meta.clone() }),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             budget: Arc::new(Budget::new(config.limits.bytes_in_flight)),
             verified: Arc::new(Verified::new(config.limits.verified_bytes, Duration::from_secs(config.limits.verified_seconds))),
             meta,
@@ -62,10 +72,18 @@ impl Server {
         let router = routes::router(app.clone()).layer(middleware::from_fn_with_state(app.clone(), access_log::around));
         let (tls, limits) = (app.config.tls.clone(), app.config.connections.clone());
         let (served, ended) = (stopping.clone(), stopping.clone());
+        // Leases are written until the last request is answered, and then once more.
+        let answered = CancellationToken::new();
+        let leasing = tokio::spawn(app.leases.clone().run(answered.clone()));
+        let collecting = tokio::spawn(app.collector.clone().run());
         let task = tokio::spawn(async move {
             let result = listen::serve(listener, tls, router, limits, served).await;
             // Whatever made it end, the rest of the service ends too.
             ended.cancel();
+            // A removal that was begun is finished first.
+            let _ = collecting.await;
+            answered.cancel();
+            let _ = leasing.await;
             result
         });
         Ok(Self { addr, admin_token: None, stopping, task })
@@ -93,8 +111,15 @@ impl Server {
     }
 }
 
-/// Opens the storage in the directory.
+/// Opens the bucket, or the storage in the directory.
 async fn open_storage(config: &Config) -> anyhow::Result<(Arc<dyn Blobs>, Arc<dyn Meta>)> {
+    if let Some(settings) = &config.bucket {
+        let bucket = Bucket::open(settings)?;
+        bucket.check_conditional_writes().await.with_context(|| format!("the bucket {} can't be used", settings.url))?;
+        let tier = config.directory.join("tier");
+        let blobs = bucket.blobs(settings, &tier).with_context(|| format!("can't use {}", tier.display()))?;
+        return Ok((Arc::new(blobs), Arc::new(bucket.meta())));
+    }
     let directory = config.directory.clone();
     let options = LocalOptions {
         hard_free_bytes: config.limits.min_free_bytes,

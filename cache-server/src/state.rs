@@ -2,6 +2,7 @@
 
 use crate::auth::Auth;
 use crate::budget::Budget;
+use crate::collect::Collector;
 use crate::config::Config;
 use crate::leases::Leases;
 use crate::metrics::Metrics;
@@ -15,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 /// The service.
 pub(crate) struct App {
     pub(crate) config: Arc<Config>,
+    /// With leases over them: asking for a blob renews its lease, and what is about to be removed is not there.
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) meta: Arc<dyn Meta>,
     pub(crate) namespaces: Arc<Namespaces>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) collector: Arc<Collector>,
     pub(crate) trust: Arc<ServerTrust>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Arc<Budget>,

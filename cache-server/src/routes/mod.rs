@@ -2,6 +2,7 @@
 
 mod ac;
 mod cas;
+mod collect;
 mod entries;
 mod find_missing;
 mod pages;
@@ -25,6 +26,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(ac::router())
         .merge(cas::router())
+        .merge(collect::router())
         .merge(find_missing::router())
         .merge(pages::router())
         .fallback(fallback)

@@ -136,6 +136,17 @@ impl Meta for Memory {
         Ok(self.records.lock().unwrap_or_else(PoisonError::into_inner).remove(key).is_some())
     }
 
+    async fn delete_version(&self, key: &str, version: &Version) -> Result<(), PutError> {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        match records.get(key) {
+            Some((_, number)) if number.to_string() == version.0 => {
+                records.remove(key);
+                Ok(())
+            }
+            _ => Err(PutError::Conflict),
+        }
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(records.keys().filter(|key| key.starts_with(prefix)).cloned().collect())

@@ -3,12 +3,17 @@
 //! Two traits, each with one implementation for a local disk and one for a bucket. Everything above them (requests, leases, collection) is
 //! written once. Blobs are kept per namespace, physically: a digest is no capability, and one tenant's heap layers are never another's.
 
+pub mod bucket;
+mod bucket_blobs;
+mod bucket_meta;
 pub mod files;
+pub(crate) mod leased;
 mod lists;
 pub mod local;
 mod local_upload;
 pub mod memory;
 pub mod redb;
+mod tier;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -185,7 +190,7 @@ pub enum Expect {
     Version(Version),
 }
 
-/// Where small records are. Keys are `/`-separated words; values are at most some megabytes. A write that returned survives a loss of power.
+/// Where small records are. Keys are `/`-separated words; values are at most some megabytes, and never empty. A write that returned survives a loss of power.
 #[async_trait]
 pub trait Meta: Send + Sync {
     /// Reads a record.
@@ -196,6 +201,9 @@ pub trait Meta: Send + Sync {
 
     /// Removes a record. Says whether it was there.
     async fn delete(&self, key: &str) -> Result<bool, StorageError>;
+
+    /// Removes a record, if it is still at `version`: what somebody else wrote meanwhile stays.
+    async fn delete_version(&self, key: &str, version: &Version) -> Result<(), PutError>;
 
     /// The keys that begin with `prefix`, sorted.
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError>;

@@ -55,7 +55,7 @@ pub struct RedbMeta {
 #[derive(Debug)]
 enum Change {
     Put(Bytes, Expect),
-    Delete,
+    Delete(Expect),
 }
 
 /// A write that waits.
@@ -71,7 +71,7 @@ impl Request {
     fn bytes(&self) -> usize {
         match &self.change {
             Change::Put(value, _) => value.len(),
-            Change::Delete => 0,
+            Change::Delete(_) => 0,
         }
     }
 }
@@ -364,14 +364,14 @@ impl Records {
                     None => None,
                 };
                 let answer = match change {
-                    Change::Delete => {
+                    Change::Put(_, expect) | Change::Delete(expect) if !fits(expect, old) => Err(PutError::Conflict),
+                    Change::Delete(_) => {
                         if old.is_some() {
                             records.remove(key.as_str()).map_err(wrong)?;
                             changed = true;
                         }
                         Ok(old)
                     }
-                    Change::Put(_, expect) if !fits(expect, old) => Err(PutError::Conflict),
                     Change::Put(value, _) => {
                         version += 1;
                         records.insert(key.as_str(), encode(key, version, value).as_slice()).map_err(wrong)?;
@@ -433,11 +433,15 @@ impl Meta for RedbMeta {
     }
 
     async fn delete(&self, key: &str) -> Result<bool, StorageError> {
-        match self.change(key, Change::Delete).await {
+        match self.change(key, Change::Delete(Expect::Any)).await {
             Ok(old) => Ok(old.is_some()),
             Err(PutError::Storage(error)) => Err(error),
             Err(PutError::Conflict) => Err(StorageError::Other("a removal can't be in conflict".into())),
         }
+    }
+
+    async fn delete_version(&self, key: &str, version: &Version) -> Result<(), PutError> {
+        self.change(key, Change::Delete(Expect::Version(version.clone()))).await.map(drop)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {

@@ -139,3 +139,16 @@ async fn the_file_is_for_one_process() {
     let error = RedbMeta::open(dir.path()).err().unwrap();
     assert!(matches!(error, StorageError::Unavailable(_)), "{error}");
 }
+
+#[tokio::test]
+async fn a_record_that_somebody_changed_is_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = open(dir.path());
+    let first = meta.put("a", "1".into(), Expect::Any).await.unwrap();
+    let second = meta.put("a", "2".into(), Expect::Any).await.unwrap();
+    assert!(matches!(meta.delete_version("a", &first).await, Err(PutError::Conflict)));
+    assert!(meta.get("a").await.unwrap().is_some());
+    meta.delete_version("a", &second).await.unwrap();
+    assert_eq!(meta.get("a").await.unwrap(), None);
+    assert!(matches!(meta.delete_version("a", &second).await, Err(PutError::Conflict)));
+}

@@ -1,0 +1,57 @@
+//! `POST /v1/namespaces/{ns}/collect`: removes what nothing holds.
+
+use super::Ns;
+use crate::access::authorize;
+use crate::auth::{Caller, Right};
+use crate::collect::CollectError;
+use crate::error::ApiError;
+use crate::state::{App, State};
+use axum::body::Bytes;
+use axum::{Json, Router, routing};
+use http::StatusCode;
+use preheat_image::api::CollectReport;
+use serde::Deserialize;
+use std::sync::Arc;
+
+pub(crate) fn router() -> Router<Arc<App>> {
+    Router::new().route("/v1/namespaces/{ns}/collect", routing::post(collect))
+}
+
+/// What to do; without a body it is only looked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CollectRequest {
+    #[serde(default = "yes")]
+    dry_run: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+async fn collect(
+    axum::extract::State(app): State,
+    caller: Caller,
+    Ns(namespace): Ns,
+    body: Bytes,
+) -> Result<Json<CollectReport>, ApiError> {
+    authorize(&app, &caller, &namespace, Right::Admin).await?;
+    let request = match body.is_empty() {
+        true => CollectRequest { dry_run: true },
+        false => serde_json::from_slice(&body).map_err(|error| ApiError::bad_request("bad-request", format!("the body: {error}")))?,
+    };
+    // In a task of its own: if the caller goes away, what was begun is finished.
+    let collector = app.collector.clone();
+    let work = tokio::spawn(async move { collector.collect(&namespace, request.dry_run).await.map_err(|error| (namespace, error)) });
+    match work.await {
+        Ok(Ok(report)) => Ok(Json(report)),
+        Ok(Err((namespace, error))) => Err(match error {
+            CollectError::NoNamespace => ApiError::no_namespace(namespace.as_str()),
+            CollectError::Running => ApiError::conflict("collection-running", error.to_string()),
+            CollectError::Hindered(why) => ApiError::conflict("collection-postponed", why)
+                .hint("a server that ended without signing off, or that does not answer, holds it up until its leases are over"),
+            CollectError::Storage(error) => error.into(),
+        }),
+        Err(_) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "collection-failed", "the collection ended early")),
+    }
+}
