@@ -28,7 +28,7 @@ pub struct Blob {
 
 /// Takes the bytes of a blob. What it took is worth nothing until the transfer has ended well: only then is the digest known to be right.
 pub trait BlobSink: Send {
-    /// Takes the next bytes.
+    /// Takes the next bytes: up to some hundred thousand. Called between reads from the network, so it should not take long.
     ///
     /// # Errors
     /// What went wrong; it ends the transfer.

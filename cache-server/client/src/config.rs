@@ -146,7 +146,7 @@ impl CacheConfig {
     pub fn new(url: impl Into<String>) -> Self {
         let url = url.into();
         Self {
-            name: url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).trim_end_matches('/').to_owned(),
+            name: name_of(&url),
             url,
             credentials: Credentials::None,
             ca_file: None,
@@ -158,6 +158,12 @@ impl CacheConfig {
     }
 }
 
+/// What is called by its address: without the scheme, and without credentials that somebody wrote into it.
+fn name_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').map_or(rest, |(_, host)| host).trim_end_matches('/').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +173,7 @@ mod tests {
         let config =
             CacheConfig { credentials: Credentials::Token(Secret::new("hunter2")), ..CacheConfig::new("https://cache.example:8080/") };
         assert_eq!(config.name, "cache.example:8080");
+        assert_eq!(CacheConfig::new("https://user:hunter2@cache.example").name, "cache.example");
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -162,8 +162,9 @@ impl Transport {
                 return Err(bad("a redirect with credentials in it"));
             }
             // Also back at the service itself it goes on without our token: where the way led through a foreign host, that host chose the
-            // address.
-            let request = self.foreign()?.get(next.clone()).headers(headers.clone());
+            // address. Over plain HTTP our own connections know nothing secret, and need no certificates of the machine.
+            let client = if next.scheme() == "http" { self.own()? } else { self.foreign()? };
+            let request = client.get(next.clone()).headers(headers.clone());
             response = head(&shown(&next), request, until).await?;
             at = next;
             if !response.status().is_success() && !response.status().is_redirection() {

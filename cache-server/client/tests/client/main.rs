@@ -1,0 +1,10 @@
+//! The client against a server that misbehaves as it is told to.
+
+mod blobs;
+mod caches;
+mod requests;
+mod script;
+mod tls;
+mod transfers;
+mod trust;
+mod uploads;
