@@ -134,4 +134,15 @@ mod tests {
         assert!(!accepts("*"));
         assert!(!accepts("gzip"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_asked_for_is_there(value in "(bytes ?= ?)?[0-9]{0,22}-?[0-9]{0,22}[,x]?|\\PC*", size: u64) {
+            let Ok(value) = HeaderValue::from_str(&value) else { return Ok(()) };
+            let headers: HeaderMap = [(RANGE, value)].into_iter().collect();
+            if let Part::Bytes(range) = part(&headers, size, TAG) {
+                proptest::prop_assert!(range.start < range.end && range.end <= size);
+            }
+        }
+    }
 }

@@ -265,4 +265,12 @@ mod tests {
         assert_eq!(window_log(b"\x28\xb5\x2f\xfd"), None);
         assert_eq!(window_log(b"something else"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_frame_makes_the_window_overflow(tail: Vec<u8>) {
+            let bytes = [&0xFD2F_B528u32.to_le_bytes(), tail.as_slice()].concat();
+            proptest::prop_assert!(window_log(&bytes).is_none_or(|log| log < 64));
+        }
+    }
 }
