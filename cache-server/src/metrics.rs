@@ -53,10 +53,8 @@ pub(crate) struct Metrics {
     pub(crate) evicted_bytes: Counter,
     /// When the oldest blob was last used, in seconds before now, as the last collection saw it.
     pub(crate) oldest_entry_age: Level,
-    /// The age of the oldest lease that still holds, in seconds.
-    pub(crate) oldest_lease_age: Level,
-    /// Leases that hold.
-    pub(crate) leases: Level,
+    /// Since leases were last written, in seconds.
+    pub(crate) lease_age: Level,
     /// Requests under way.
     pub(crate) requests_running: Level,
     /// Bytes of blobs in memory.
@@ -85,8 +83,7 @@ impl Metrics {
             evictions: Counter::default(),
             evicted_bytes: Counter::default(),
             oldest_entry_age: Level::default(),
-            oldest_lease_age: Level::default(),
-            leases: Level::default(),
+            lease_age: Level::default(),
             requests_running: Level::default(),
             bytes_in_flight: Level::default(),
             storage_free: Level::default(),
@@ -112,8 +109,7 @@ impl Metrics {
             Unit::Seconds,
             self.oldest_entry_age.clone(),
         );
-        registry.register_with_unit("oldest_lease_age", "Since the oldest lease was renewed", Unit::Seconds, self.oldest_lease_age.clone());
-        registry.register("leases", "Leases that hold", self.leases.clone());
+        registry.register_with_unit("lease_age", "Since leases were last written", Unit::Seconds, self.lease_age.clone());
         registry.register("requests_running", "Requests under way", self.requests_running.clone());
         registry.register_with_unit("in_flight", "Bytes of blobs in memory", Unit::Bytes, self.bytes_in_flight.clone());
         registry.register_with_unit("storage_free", "Bytes that are free for blobs", Unit::Bytes, self.storage_free.clone());

@@ -99,7 +99,6 @@ async fn put(
         return entries::put(&app, &caller, &namespace, &config, &key, &headers, body).await;
     }
     let received = upload::receive(&app, &namespace, &headers, body, None).await?;
-    app.leases.touch(&namespace, &[received.digest]);
     let entry = RawEntry { digest: received.digest, size: received.size };
     let value = serde_json::to_vec(&entry).map_err(|error| StorageError::Other(error.to_string()))?;
     let new = app.meta.get(&entry_key(&namespace, &key)).await?.is_none();

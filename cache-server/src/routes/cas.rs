@@ -13,7 +13,10 @@ use crate::{compress, upload};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
-use http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LOCATION, VARY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use preheat_image::Digest;
 use preheat_image::api::NamespaceConfig;
@@ -59,8 +62,10 @@ pub(crate) async fn get_blob(
 async fn from_layer(app: &Arc<App>, namespace: &Namespace, digest: &Digest, headers: &HeaderMap) -> Result<Option<Response>, ApiError> {
     let etag = etag(digest);
     let compressed_etag = format!("\"{digest}+zstd\"");
+    if let Some(redirect) = redirect(app, namespace, digest).await? {
+        return Ok(Some(redirect));
+    }
     let Some(blob) = app.blobs.open(namespace, digest).await? else { return Ok(None) };
-    app.leases.touch(namespace, &[*digest]);
     if conditions::none_match_fails(headers, &[&etag, &compressed_etag]) {
         return Ok(Some((StatusCode::NOT_MODIFIED, [(ETAG, header(&etag)?)]).into_response()));
     }
@@ -117,6 +122,19 @@ async fn from_layer(app: &Arc<App>, namespace: &Namespace, digest: &Digest, head
     Ok(Some(response))
 }
 
+/// Sends the client to the bucket itself, where that is set up and the blob is worth it. What comes from there nobody verified here: that is
+/// for the client, which knows the digest.
+async fn redirect(app: &App, namespace: &Namespace, digest: &Digest) -> Result<Option<Response>, ApiError> {
+    if !app.config.bucket.as_ref().is_some_and(|bucket| bucket.redirect) {
+        return Ok(None);
+    }
+    let Some(size) = app.blobs.size(namespace, digest).await? else { return Ok(None) };
+    let Some(direct) = app.blobs.direct_url(namespace, digest, size).await else { return Ok(None) };
+    // The address is a secret while it is good: no cache may keep it.
+    let headers = [(LOCATION, header(&direct.url)?), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok(Some((StatusCode::TEMPORARY_REDIRECT, headers).into_response()))
+}
+
 /// The strong entity tag of a blob as it is.
 pub(crate) fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
@@ -154,12 +172,7 @@ pub(crate) async fn head_blob(
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
     for layer in layers(app, caller, namespace, config).await? {
-        // The lease before the look: a collection that condemned the blob a moment ago looks at leases once more.
         let Some(size) = app.blobs.size(&layer, digest).await? else { continue };
-        app.leases.touch(&layer, &[*digest]);
-        if app.leases.condemned(&layer, digest) {
-            continue;
-        }
         app.metrics.blobs_looked_up(1, 0);
         let etag = etag(digest);
         if conditions::none_match_fails(headers, &[&etag]) {
@@ -187,10 +200,7 @@ async fn put(
         upload::drain(&mut body).await;
         return Err(error);
     }
-    // The lease before the blob: a collection that is about to remove an older copy sees it when it looks once more.
-    app.leases.touch(&namespace, &[digest]);
     let received = upload::receive(&app, &namespace, &headers, body, Some(digest)).await?;
-    app.leases.touch(&namespace, &[digest]);
     Ok((created(received.created), [(ETAG, header(&etag(&digest))?)]).into_response())
 }
 

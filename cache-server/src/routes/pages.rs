@@ -31,6 +31,7 @@ async fn metrics(axum::extract::State(app): State, peer: Option<Extension<Peer>>
         authorize_all(&caller, Right::Admin)?;
     }
     app.metrics.bytes_in_flight.set(app.budget.used());
+    app.metrics.lease_age.set(app.leases.age());
     if let Some(free) = app.blobs.free_bytes().await? {
         app.metrics.storage_free.set(free);
     }
