@@ -24,6 +24,8 @@ const PIECE: usize = 128 * 1024;
 const AHEAD: usize = 4;
 /// Fast; a machine's disk and a builder's network are seldom slower than that.
 const LEVEL: i32 = 3;
+/// Answers to a compressed upload after which the blob is sent as it is. The last is what services say that have no words of their own.
+const UNCOMPRESSED_INSTEAD: [&str; 3] = ["compression-ratio", "unsupported-encoding", "415"];
 
 /// What the reading thread and the sending task know of each other.
 #[derive(Default)]
@@ -50,11 +52,17 @@ impl Cache {
     ) -> Result<PutOutcome, ClientError> {
         let url = self.blob_url(namespace, &blob.digest)?;
         let mut tries = Tries::new(self.patience());
+        let mut compressed = self.transport().compresses() && blob.size >= COMPRESSED_FROM;
         loop {
-            match self.put_once(&url, blob, source, progress).await {
+            match self.put_once(&url, blob, source, compressed, progress).await {
                 Ok(outcome) => {
                     progress.finished(blob);
                     return Ok(outcome);
+                }
+                // A heap of zeros looks like a bomb; and not every service takes zstd.
+                Err(ClientError::Refused { code, .. }) if compressed && UNCOMPRESSED_INSTEAD.contains(&code.as_str()) => {
+                    progress.moved(blob, 0);
+                    compressed = false;
                 }
                 Err(error) => {
                     progress.moved(blob, 0);
@@ -64,10 +72,16 @@ impl Cache {
         }
     }
 
-    async fn put_once(&self, url: &Url, blob: &Blob, source: &Source, progress: &dyn Progress) -> Result<PutOutcome, ClientError> {
+    async fn put_once(
+        &self,
+        url: &Url,
+        blob: &Blob,
+        source: &Source,
+        compressed: bool,
+        progress: &dyn Progress,
+    ) -> Result<PutOutcome, ClientError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        let compressed = self.transport().compresses() && blob.size >= COMPRESSED_FROM;
         if compressed {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
         } else {

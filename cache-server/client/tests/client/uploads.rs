@@ -48,6 +48,25 @@ async fn compressed_uploads_hold_the_same_bytes() {
 }
 
 #[tokio::test]
+async fn what_looks_like_a_bomb_or_is_not_understood_is_sent_as_it_is() {
+    let bytes = vec![0; 1_000_000];
+    for (status, code) in [(422, "compression-ratio"), (415, "unsupported-encoding")] {
+        let server = Server::start(
+            move |seen, _| {
+                if seen.header("content-encoding").is_some() { error(status, code) } else { reply(201, &[], b"") }
+            },
+        )
+        .await;
+        put(&server.compressing(), &bytes).await.unwrap();
+        assert!(server.seen()[1].body == bytes);
+        assert_eq!(server.seen().len(), 2);
+    }
+    let server = Server::start(|_, _| reply(415, &[], b"what?")).await;
+    assert!(matches!(put(&server.compressing(), &bytes).await, Err(ClientError::Refused { .. })));
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
 async fn a_try_that_broke_is_made_again_from_the_beginning() {
     let bytes = content(2_000_000);
     let server = Server::start(|_, nth| match nth {
@@ -83,16 +102,21 @@ async fn what_the_service_refuses_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_refusal_before_the_end_of_the_body_is_heard() {
-    // It answers first, and only then takes the rest.
-    let server = Server::start(|_, _| {
-        let mut early = vec![Step::Ignore];
-        early.extend(error(413, "too-large"));
-        early.push(Step::Hang);
-        early
-    })
-    .await;
-    let error = put(&server.cache(), &content(8_000_000)).await.unwrap_err();
-    assert!(matches!(error, ClientError::TooLarge { .. }), "{error}");
+    // It answers first, and only then takes the rest; or does not take it at all.
+    for then in [vec![Step::Hang], Vec::new()] {
+        let server = Server::start(move |_, _| {
+            let mut early = vec![Step::Ignore];
+            early.extend(error(413, "too-large"));
+            early.extend(then.clone());
+            early
+        })
+        .await;
+        let bytes = content(8_000_000);
+        for _ in 0..10 {
+            let error = put(&server.cache(), &bytes).await.unwrap_err();
+            assert!(matches!(error, ClientError::TooLarge { .. }), "{error}");
+        }
+    }
 }
 
 #[tokio::test]
