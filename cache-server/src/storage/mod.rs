@@ -6,7 +6,13 @@
 pub mod bucket;
 mod bucket_blobs;
 mod bucket_meta;
+#[cfg(test)]
+mod fault_tests;
 pub mod files;
+#[cfg(test)]
+mod files_simulated;
+#[cfg(test)]
+mod full_tests;
 pub(crate) mod leased;
 mod lists;
 pub mod local;

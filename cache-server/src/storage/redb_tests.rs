@@ -152,3 +152,87 @@ async fn a_record_that_somebody_changed_is_not_removed() {
     assert_eq!(meta.get("a").await.unwrap(), None);
     assert!(matches!(meta.delete_version("a", &second).await, Err(PutError::Conflict)));
 }
+
+/// Some hundred records, closed in good order; the bytes of the file.
+fn filled(dir: &Path) -> Vec<u8> {
+    let meta = open(dir);
+    let requests = (0..600).map(|i| request(&format!("key/{i:04}"), "a value of some length", Expect::Any).0);
+    meta.records.write(requests.collect());
+    drop(meta);
+    std::fs::read(dir.join("meta.redb")).unwrap()
+}
+
+/// What is found wrong with a file that has one byte changed. Panics if a record is given with another value.
+fn with_a_changed_byte(dir: &Path, bytes: &[u8], at: usize, verify_up_to: u64) -> Option<StorageError> {
+    let mut changed = bytes.to_vec();
+    changed[at] ^= 0x10;
+    std::fs::write(dir.join("meta.redb"), changed).unwrap();
+    let meta = match RedbMeta::open_verifying(dir, verify_up_to) {
+        Ok(meta) => meta,
+        Err(error) => return Some(error),
+    };
+    let mut missing = 0;
+    for i in 0..600 {
+        match meta.records.get(&format!("key/{i:04}")) {
+            Ok(Some((value, _))) => assert_eq!(text(&value), "a value of some length"),
+            Ok(None) => missing += 1,
+            Err(error) => return Some(error),
+        }
+    }
+    if verify_up_to > 0 {
+        assert_eq!(missing, 0, "byte {at}");
+        return None;
+    }
+    // The one in the background may be on its way still.
+    let found = meta.records.walk().err();
+    assert!(found.is_some() || missing == 0, "byte {at}: {missing} records are missing, and that is not found");
+    found
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_never_another_value() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let bytes = filled(dir.path());
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+    let mut found = [0, 0];
+    let mut failed = Vec::new();
+    for at in used.iter().step_by(used.len() / 150).chain(&used[..60]) {
+        for (up_to, found) in [u64::MAX, 0].into_iter().zip(&mut found) {
+            match catch_unwind(|| with_a_changed_byte(dir.path(), &bytes, *at, up_to)) {
+                Ok(Some(_)) => *found += 1,
+                Ok(None) => {}
+                Err(_) => failed.push((*at, up_to)),
+            }
+        }
+    }
+    std::panic::set_hook(quiet);
+    assert_eq!(failed, []);
+    assert!(found[0] > 50 && found[1] > 50, "{found:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_none_of_redbs_or_is_cut_off_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = filled(dir.path());
+    let path = dir.path().join("meta.redb");
+    for content in [b"something else".as_slice(), &[7; 100_000], &bytes[..bytes.len() / 2], &bytes[..1000]] {
+        std::fs::write(&path, content).unwrap();
+        let error = RedbMeta::open(dir.path()).err().unwrap();
+        assert!(matches!(error, StorageError::Damaged(_)), "{error}");
+        assert!(error.to_string().contains("meta.redb"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn after_damage_was_found_nothing_is_read_or_written() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let meta = open(dir.path());
+    let error = meta.records.guard(|| -> Result<(), _> { panic!("as redb may") }).unwrap_err();
+    assert!(matches!(error, StorageError::Damaged(_)));
+    assert!(matches!(meta.get("key/0000").await, Err(StorageError::Damaged(_))));
+    assert!(matches!(meta.list("").await, Err(StorageError::Damaged(_))));
+    assert!(matches!(meta.put("new", "".into(), Expect::Any).await, Err(PutError::Storage(StorageError::Damaged(_)))));
+}
