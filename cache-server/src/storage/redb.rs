@@ -104,7 +104,7 @@ impl RedbMeta {
             Err(error) => return Err(StorageError::Unavailable(format!("can't look at {}: {error}", path.display()))),
         };
         let verified = size.is_none_or(|size| size <= up_to);
-        let records = Arc::new(Records { database: RwLock::new(None), damage: OnceLock::new(), commits: AtomicU64::new(0), path });
+        let records = Arc::new(Records::new(&path, None));
         records.guard(|| records.open(verified))?;
         if size.is_none() {
             let synced = std::fs::File::open(directory).and_then(|dir| dir.sync_all());
@@ -199,6 +199,10 @@ fn wrong(error: impl Into<::redb::Error>) -> StorageError {
 }
 
 impl Records {
+    fn new(path: &Path, database: Option<Database>) -> Self {
+        Self { path: path.to_owned(), database: RwLock::new(database), damage: OnceLock::new(), commits: AtomicU64::new(0) }
+    }
+
     /// Does something with the file, unless it is known to be damaged; what redb panics over is damage.
     fn guard<T>(&self, work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
         if let Some(what) = self.damage.get() {
@@ -450,6 +454,9 @@ impl Meta for RedbMeta {
     }
 }
 
+#[cfg(test)]
+#[path = "redb_power_tests.rs"]
+mod power_tests;
 #[cfg(test)]
 #[path = "redb_tests.rs"]
 mod tests;
