@@ -483,7 +483,8 @@ impl State {
     }
 }
 
-fn batch_prefix(namespace: &Namespace) -> String {
+/// Under which the records of touches in a namespace are.
+pub(crate) fn batch_prefix(namespace: &Namespace) -> String {
     format!("leases/batch/{namespace}/")
 }
 

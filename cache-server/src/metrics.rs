@@ -51,7 +51,7 @@ pub(crate) struct Metrics {
     pub(crate) evictions: Counter,
     /// Bytes of those.
     pub(crate) evicted_bytes: Counter,
-    /// When the oldest blob was last used, in seconds before now, as the last collection saw it.
+    /// When the oldest blob was written, in seconds before now, as it was last counted.
     pub(crate) oldest_entry_age: Level,
     /// Since leases were last written, in seconds.
     pub(crate) lease_age: Level,
@@ -103,12 +103,7 @@ impl Metrics {
         registry.register("verification_failures", "Blobs that were found damaged", self.verification_failures.clone());
         registry.register("evictions", "Blobs removed for space", self.evictions.clone());
         registry.register_with_unit("evicted", "Bytes of blobs removed for space", Unit::Bytes, self.evicted_bytes.clone());
-        registry.register_with_unit(
-            "oldest_entry_age",
-            "Since the longest unused blob was used",
-            Unit::Seconds,
-            self.oldest_entry_age.clone(),
-        );
+        registry.register_with_unit("oldest_entry_age", "Since the oldest blob was written", Unit::Seconds, self.oldest_entry_age.clone());
         registry.register_with_unit("lease_age", "Since leases were last written", Unit::Seconds, self.lease_age.clone());
         registry.register("requests_running", "Requests under way", self.requests_running.clone());
         registry.register_with_unit("in_flight", "Bytes of blobs in memory", Unit::Bytes, self.bytes_in_flight.clone());

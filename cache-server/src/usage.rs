@@ -4,7 +4,7 @@
 //! entries of 32 bytes of digest and 4 bytes of time, little-endian, in minutes since 1970. There is at most one entry for each blob that is
 //! there.
 
-use crate::leases::{Leases, digests};
+use crate::leases::{Leases, batch_prefix, digests};
 use crate::storage::{Expect, Meta, Namespace, PutError, StorageError};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -109,13 +109,15 @@ async fn merge(
     Err(StorageError::Unavailable(format!("`{key}` was written by others all the time")))
 }
 
-/// Removes all that is known about a namespace.
+/// Removes all that is known about the use of a namespace, its leases too.
 ///
 /// # Errors
 /// When the storage fails.
 pub(crate) async fn forget(meta: &dyn Meta, namespace: &Namespace) -> Result<(), StorageError> {
-    for key in meta.list(&format!("use/{namespace}/")).await? {
-        meta.delete(&key).await?;
+    for prefix in [format!("use/{namespace}/"), batch_prefix(namespace)] {
+        for key in meta.list(&prefix).await? {
+            meta.delete(&key).await?;
+        }
     }
     Ok(())
 }

@@ -33,7 +33,8 @@ const FETCHES: usize = 8;
 const WRITE_PART: u64 = 16 << 20;
 /// Uploads that are written to the bucket at once: 64 MiB.
 const WRITES: usize = 4;
-/// How long the bucket's word that it has a blob counts, in seconds: as long as a blob in the tier may outlive its removal on another server.
+/// How long the bucket's word that it has a blob counts for reading it, in seconds: as long as a blob in the tier may outlive its removal by an
+/// admin on another server. A collection ends it at once.
 const CONFIRMED: u32 = 30;
 /// How long the tier answers without asking after the bucket failed.
 const AWAY: Duration = Duration::from_secs(10);
@@ -180,6 +181,7 @@ impl BucketBlobs {
             return Err(StorageError::Other("the service ends".into()));
         };
         let path = self.path(namespace, digest)?;
+        let doubts = self.0.tier.doubts();
         let Some(size) = self.0.bucket.size(&path).await? else { return Ok(None) };
         let downloaded = match self.download(&path, size).await {
             Err(StorageError::Full(_)) => {
@@ -201,7 +203,7 @@ impl BucketBlobs {
             return Ok(None);
         }
         let tier = self.0.tier.clone();
-        blocking(move || tier.insert(key, file, chunks.as_deref())).await.map(Some)
+        blocking(move || tier.insert(key, file, chunks.as_deref(), doubts)).await.map(Some)
     }
 
     /// Reads an object of `size` bytes into a file. None if it goes away meanwhile.
@@ -298,13 +300,11 @@ async fn read_part(file: &Arc<File>, start: u64, len: u64) -> Result<Bytes, Stor
 #[async_trait]
 impl Blobs for BucketBlobs {
     async fn size(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<u64>, StorageError> {
-        let key = TierKey::new(namespace, digest);
-        if let Some(size) = self.0.tier.confirmed(key, CONFIRMED) {
-            return Ok(Some(size));
-        }
+        // Always asked: a name or a statement may be accepted for this answer.
+        let (key, doubts) = (TierKey::new(namespace, digest), self.0.tier.doubts());
         let size = self.0.bucket.size(&self.path(namespace, digest)?).await?;
         match size {
-            Some(_) => self.0.tier.confirm(key),
+            Some(_) => self.0.tier.confirm(key, doubts),
             None => self.forget(key).await?,
         }
         Ok(size)
@@ -317,7 +317,7 @@ impl Blobs for BucketBlobs {
     async fn open(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<OpenBlob>, StorageError> {
         let key = TierKey::new(namespace, digest);
         let Some(blob) = self.cached(key).await? else { return self.fetch(namespace, digest, key).await };
-        if self.0.tier.confirmed(key, CONFIRMED).is_some() || self.is_away() {
+        if self.0.tier.is_confirmed(key, CONFIRMED) || self.is_away() {
             return Ok(Some(blob));
         }
         // It may have been removed through another server.
@@ -385,6 +385,10 @@ impl Blobs for BucketBlobs {
         }
     }
 
+    fn doubt(&self) {
+        self.0.tier.doubt();
+    }
+
     async fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
         Ok(None)
     }
@@ -435,6 +439,7 @@ impl Upload for BucketUpload {
         };
         let blobs = &self.blobs;
         let path = blobs.path(&self.namespace, digest)?;
+        let doubts = blobs.0.tier.doubts();
         let created = blobs.0.bucket.size(&path).await? != Some(self.size);
         if created {
             let Ok(_turn) = blobs.0.writes.acquire().await else {
@@ -445,7 +450,7 @@ impl Upload for BucketUpload {
         }
         let (tier, key) = (blobs.0.tier.clone(), TierKey::new(&self.namespace, digest));
         // The blob is safe; that it is here too is only for speed.
-        if let Err(error) = blocking(move || tier.insert(key, file, chunks.as_deref()).map(drop)).await {
+        if let Err(error) = blocking(move || tier.insert(key, file, chunks.as_deref(), doubts).map(drop)).await {
             tracing::warn!(%error, "a blob did not enter the tier");
         }
         Ok(Committed { created })

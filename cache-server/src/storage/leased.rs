@@ -10,17 +10,30 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use preheat_image::Digest;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Storage with leases over it.
 pub(crate) struct Leased {
     storage: Arc<dyn Blobs>,
     leases: Arc<Leases>,
+    /// The generation of condemned lists that the storage was last asked under.
+    generation: AtomicU64,
 }
 
 impl Leased {
     /// Leases over `storage`.
     pub(crate) fn new(storage: Arc<dyn Blobs>, leases: Arc<Leases>) -> Self {
-        Self { storage, leases }
+        Self { storage, leases, generation: AtomicU64::new(0) }
+    }
+
+    /// The generation of condemned lists. With a new one, blobs may have been removed that the storage remembers.
+    fn generation(&self) -> u64 {
+        let generation = self.leases.generation();
+        if self.generation.load(Ordering::SeqCst) != generation {
+            self.storage.doubt();
+            self.generation.store(generation, Ordering::SeqCst);
+        }
+        generation
     }
 
     /// Renews the lease of a blob that was found. None if what is condemned changed since `generation`: then it is to be looked at again.
@@ -36,7 +49,7 @@ impl Blobs for Leased {
     async fn size(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<u64>, StorageError> {
         self.leases.check()?;
         loop {
-            let generation = self.leases.generation();
+            let generation = self.generation();
             let Some(found) = self.storage.size(namespace, digest).await? else { return Ok(None) };
             if let Some(held) = self.hold(namespace, digest, generation, found) {
                 return Ok(held);
@@ -47,7 +60,7 @@ impl Blobs for Leased {
     async fn sizes(&self, namespace: &Namespace, digests: &[Digest]) -> Result<Vec<Option<u64>>, StorageError> {
         self.leases.check()?;
         loop {
-            let generation = self.leases.generation();
+            let generation = self.generation();
             let mut sizes = self.storage.sizes(namespace, digests).await?;
             let present: Vec<Digest> = digests.iter().zip(&sizes).filter(|(_, size)| size.is_some()).map(|(digest, _)| *digest).collect();
             self.leases.touch(namespace, &present);
@@ -65,7 +78,7 @@ impl Blobs for Leased {
     async fn open(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<OpenBlob>, StorageError> {
         // No promise is made to a reader that it could not keep: the open file stays readable in any case.
         loop {
-            let generation = self.leases.generation();
+            let generation = self.generation();
             let Some(found) = self.storage.open(namespace, digest).await? else { return Ok(None) };
             if let Some(held) = self.hold(namespace, digest, generation, found) {
                 return Ok(held);

@@ -117,6 +117,9 @@ impl Meta for Memory {
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Version, PutError> {
+        if value.is_empty() {
+            return Err(failed("a record is never empty: a bucket keeps those that were removed so").into());
+        }
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let old = records.get(key).map(|(_, number)| *number);
         let fits = match expect {

@@ -7,6 +7,8 @@ pub mod bucket;
 mod bucket_blobs;
 mod bucket_meta;
 #[cfg(test)]
+mod bucket_tests;
+#[cfg(test)]
 mod fault_tests;
 pub mod files;
 #[cfg(test)]
@@ -155,6 +157,9 @@ pub trait Blobs: Send + Sync {
 
     /// A bucket's own address for a blob, where there is one and the blob is worth it.
     async fn direct_url(&self, namespace: &Namespace, digest: &Digest, size: u64) -> Option<DirectUrl>;
+
+    /// Says that blobs may have been removed by others: what is remembered of which are there does not count any more.
+    fn doubt(&self) {}
 
     /// Bytes that are free for blobs, where the storage has an end.
     async fn free_bytes(&self) -> Result<Option<u64>, StorageError>;

@@ -48,6 +48,7 @@ struct Inner {
 struct Index {
     entries: HashMap<TierKey, Entry>,
     bytes: u64,
+    doubts: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +56,8 @@ struct Entry {
     size: u64,
     /// Seconds since the start.
     used: u32,
-    /// When the bucket last said that it has the blob, in seconds since the start.
-    confirmed: Option<u32>,
+    /// When the bucket last said that it has the blob, in seconds since the start; and after how many doubts.
+    confirmed: Option<(u32, u32)>,
 }
 
 impl Tier {
@@ -125,11 +126,11 @@ impl Tier {
         }
     }
 
-    /// Takes a file whose content was verified.
+    /// Takes a file whose content was verified, and which the bucket had after `doubts`.
     ///
     /// # Errors
     /// When it can't be put in its place.
-    pub(crate) fn insert(&self, key: TierKey, file: NamedTempFile, chunks: Option<&[u8]>) -> io::Result<OpenBlob> {
+    pub(crate) fn insert(&self, key: TierKey, file: NamedTempFile, chunks: Option<&[u8]>, doubts: u32) -> io::Result<OpenBlob> {
         let path = self.path(key);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -144,7 +145,7 @@ impl Tier {
         file.persist(&path).map_err(|error| error.error)?;
         let now = self.now();
         let mut index = self.index();
-        let old = index.entries.insert(key, Entry { size, used: now, confirmed: Some(now) });
+        let old = index.entries.insert(key, Entry { size, used: now, confirmed: Some((now, doubts)) });
         index.bytes = (index.bytes + size).saturating_sub(old.map_or(0, |old| old.size));
         let over = index.bytes > self.0.max_bytes || index.entries.len() > self.0.max_blobs;
         drop(index);
@@ -198,20 +199,31 @@ impl Tier {
         Ok(Some(OpenBlob { file, size, seal: seal(&meta), chunks }))
     }
 
-    /// The size of a blob that is here and that the bucket confirmed at most `seconds` ago.
-    pub(crate) fn confirmed(&self, key: TierKey, seconds: u32) -> Option<u64> {
+    /// Whether a blob is here that the bucket confirmed at most `seconds` ago and since the last doubt.
+    pub(crate) fn is_confirmed(&self, key: TierKey, seconds: u32) -> bool {
         let now = self.now();
         let index = self.index();
-        let entry = index.entries.get(&key)?;
-        (now.saturating_sub(entry.confirmed?) < seconds).then_some(entry.size)
+        let confirmed = index.entries.get(&key).and_then(|entry| entry.confirmed);
+        confirmed.is_some_and(|(at, doubts)| doubts == index.doubts && now.saturating_sub(at) < seconds)
     }
 
-    /// Notes that the bucket has a blob.
-    pub(crate) fn confirm(&self, key: TierKey) {
+    /// Notes that the bucket has a blob; it was asked after `doubts`.
+    pub(crate) fn confirm(&self, key: TierKey, doubts: u32) {
         let now = self.now();
         if let Some(entry) = self.index().entries.get_mut(&key) {
-            entry.confirmed = Some(now);
+            entry.confirmed = Some((now, doubts));
         }
+    }
+
+    /// Makes the bucket's word for all blobs old.
+    pub(crate) fn doubt(&self) {
+        let mut index = self.index();
+        index.doubts = index.doubts.wrapping_add(1);
+    }
+
+    /// How often there was doubt: to be read before the bucket is asked.
+    pub(crate) fn doubts(&self) -> u32 {
+        self.index().doubts
     }
 
     /// Removes a blob.
