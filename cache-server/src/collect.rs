@@ -238,15 +238,19 @@ impl Collector {
         let began = Instant::now();
         let now = self.clock.now();
         let mut count = Count { blobs: 0, bytes: 0, counted_at: now, oldest: now };
+        let over = usage::over(&self.leases, namespace, now).await?;
+        // Memory for all digests only when they are needed.
         let mut there: HashSet<Digest> = HashSet::new();
         let mut list = self.blobs.list(namespace);
         while let Some(entry) = list.try_next().await? {
             count.blobs += 1;
             count.bytes += entry.size;
             count.oldest = count.oldest.min(seconds(entry.written));
-            there.insert(entry.digest);
+            if !over.is_empty() {
+                there.insert(entry.digest);
+            }
         }
-        usage::fold(&*self.meta, &self.leases, namespace, now, &|digest| there.contains(digest)).await?;
+        usage::fold(&*self.meta, namespace, over, &|digest| there.contains(digest)).await?;
         let value = serde_json::to_vec(&count).map_err(|error| StorageError::Other(error.to_string()))?;
         match self.meta.put(&key, value.into(), Expect::Any).await {
             Ok(_) | Err(PutError::Conflict) => {}

@@ -115,11 +115,21 @@ fn random_id() -> Result<String, StorageError> {
 
 impl Leases {
     /// Registers this server. When this returns, every collection that begins later waits for this server, and this server knows all that
-    /// began before.
+    /// began before. A server that is `alone` over its storage ends those that an earlier run left unfinished.
     ///
     /// # Errors
     /// When the storage fails.
-    pub(crate) async fn start(meta: Arc<dyn Meta>, clock: Arc<dyn Clock>, lease_seconds: u64) -> Result<Arc<Self>, StorageError> {
+    pub(crate) async fn start(
+        meta: Arc<dyn Meta>,
+        clock: Arc<dyn Clock>,
+        lease_seconds: u64,
+        alone: bool,
+    ) -> Result<Arc<Self>, StorageError> {
+        if alone {
+            for key in meta.list("gc/").await? {
+                meta.delete(&key).await?;
+            }
+        }
         let leases = Self {
             meta,
             clock,

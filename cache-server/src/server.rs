@@ -52,7 +52,7 @@ impl Server {
         let stopping = CancellationToken::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new());
-        let leases = Leases::start(meta.clone(), clock.clone(), config.collect.lease_seconds).await?;
+        let leases = Leases::start(meta.clone(), clock.clone(), config.collect.lease_seconds, config.bucket.is_none()).await?;
         let collector =
             Collector::new(storage.clone(), meta.clone(), leases.clone(), clock, metrics.clone(), config.collect.clone(), stopping.clone());
         let app = Arc::new(App {

@@ -51,19 +51,25 @@ pub(crate) async fn read(meta: &dyn Meta, namespace: &Namespace) -> Result<HashM
     Ok(records.iter().flatten().flat_map(|bytes| decode(bytes)).collect())
 }
 
-/// Folds records of touches whose leases are over. Blobs that `there` does not have are left out.
+/// The records of touches whose leases are over, with their times; at most so many as are folded in one go.
+///
+/// # Errors
+/// When the storage fails.
+pub(crate) async fn over(leases: &Leases, namespace: &Namespace, now: u64) -> Result<Vec<(String, u64)>, StorageError> {
+    let over = leases.batches(namespace).await?.into_iter().filter(|(_, time)| time + leases.period() < now);
+    Ok(over.take(MAX_BATCHES).collect())
+}
+
+/// Folds records of touches whose leases are [over]. Blobs that `there` does not have are left out.
 ///
 /// # Errors
 /// When the storage fails; what was folded may be folded again.
 pub(crate) async fn fold(
     meta: &dyn Meta,
-    leases: &Leases,
     namespace: &Namespace,
-    now: u64,
+    over: Vec<(String, u64)>,
     there: &(dyn Fn(&Digest) -> bool + Sync),
 ) -> Result<(), StorageError> {
-    let over = leases.batches(namespace).await?.into_iter().filter(|(_, time)| time + leases.period() < now);
-    let over: Vec<(String, u64)> = over.take(MAX_BATCHES).collect();
     let mut latest: Vec<BTreeMap<Digest, u32>> = vec![BTreeMap::new(); 16];
     for (batch, time) in &over {
         let Some((bytes, _)) = meta.get(batch).await? else { continue };

@@ -17,7 +17,7 @@ const ROUND: usize = 20_000;
 /// Requests at once.
 const AT_ONCE: usize = 32;
 /// A list counts this long after its wait, in seconds, and nothing is removed in its last minute.
-const LIST_LASTS: u64 = 900;
+const LIST_LASTS: u64 = 240;
 const LAST_MINUTE: u64 = 60;
 /// How often a record is changed anew because somebody else was faster.
 const ATTEMPTS: usize = 10;

@@ -59,7 +59,7 @@ impl World {
         let meta: Arc<dyn Meta> = Arc::new(self.memory.clone());
         let storage: Arc<dyn Blobs> = Arc::new(self.memory.clone());
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let leases = Leases::start(meta.clone(), clock.clone(), config.lease_seconds).await.unwrap();
+        let leases = Leases::start(meta.clone(), clock.clone(), config.lease_seconds, false).await.unwrap();
         let stopping = CancellationToken::new();
         let mut collector = Collector::new(storage.clone(), meta, leases.clone(), clock, Arc::new(Metrics::new()), config, stopping);
         collector.pause = Duration::from_millis(1);
@@ -494,6 +494,21 @@ async fn a_list_of_a_collector_that_is_gone_is_forgotten() {
     world.clock.advance(500);
     one.leases.tick().await.unwrap();
     assert!(one.has("team", &digest).await);
+}
+
+#[tokio::test]
+async fn a_server_alone_ends_what_an_earlier_run_left_unfinished() {
+    let world = World::new().await;
+    let one = world.server().await;
+    let digest = one.push("team", b"blob").await;
+    let list = CondemnedList([("team".to_owned(), vec![digest])].into());
+    one.leases.condemn(&list, world.clock.now() + 100).await.unwrap();
+    let _lock = one.collector.lock().await.unwrap();
+    drop(one);
+    let meta: Arc<dyn Meta> = Arc::new(world.memory.clone());
+    let leases = Leases::start(meta.clone(), world.clock.clone(), 3600, true).await.unwrap();
+    assert!(!leases.condemned(&ns("team"), &digest));
+    assert_eq!(meta.list("gc/").await.unwrap(), [] as [&str; 0]);
 }
 
 #[derive(Debug, Clone)]
