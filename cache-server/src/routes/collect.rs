@@ -1,17 +1,20 @@
 //! `POST /v1/namespaces/{ns}/collect`: removes what nothing holds.
 
-use super::Ns;
+use super::{Ns, read_body};
 use crate::access::authorize;
 use crate::auth::{Caller, Right};
 use crate::collect::CollectError;
 use crate::error::ApiError;
 use crate::state::{App, State};
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::{Json, Router, routing};
 use http::StatusCode;
 use preheat_image::api::CollectReport;
 use serde::Deserialize;
 use std::sync::Arc;
+
+/// Largest body in bytes.
+const MAX_BODY: usize = 4096;
 
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new().route("/v1/namespaces/{ns}/collect", routing::post(collect))
@@ -29,17 +32,17 @@ fn yes() -> bool {
     true
 }
 
-async fn collect(
-    axum::extract::State(app): State,
-    caller: Caller,
-    Ns(namespace): Ns,
-    body: Bytes,
-) -> Result<Json<CollectReport>, ApiError> {
+fn read(body: &[u8]) -> serde_json::Result<CollectRequest> {
+    // By way of a map: an array is no request, though a list of its fields could be read as one.
+    let fields: serde_json::Map<String, serde_json::Value> =
+        if body.is_empty() { Default::default() } else { serde_json::from_slice(body)? };
+    serde_json::from_value(fields.into())
+}
+
+async fn collect(axum::extract::State(app): State, caller: Caller, Ns(namespace): Ns, body: Body) -> Result<Json<CollectReport>, ApiError> {
     authorize(&app, &caller, &namespace, Right::Admin).await?;
-    let request = match body.is_empty() {
-        true => CollectRequest { dry_run: true },
-        false => serde_json::from_slice(&body).map_err(|error| ApiError::bad_request("bad-request", format!("the body: {error}")))?,
-    };
+    let body = read_body(&app, body, MAX_BODY).await?;
+    let request = read(&body).map_err(|error| ApiError::bad_request("bad-json", format!("the body is not what it should be: {error}")))?;
     // In a task of its own: if the caller goes away, what was begun is finished.
     let collector = app.collector.clone();
     let work = tokio::spawn(async move { collector.collect(&namespace, request.dry_run).await.map_err(|error| (namespace, error)) });
