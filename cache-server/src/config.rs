@@ -1,8 +1,10 @@
 //! How the service is set up: a TOML file, flags over it, and defaults that need neither.
 
+use crate::auth::AuthConfig;
 use crate::collect::CollectConfig;
-use crate::listen::{ConnectionLimits, TlsConfig};
+use crate::listen::ConnectionLimits;
 use crate::storage::bucket::BucketConfig;
+use crate::tls::TlsConfig;
 use anyhow::Context as _;
 use clap::Args;
 use preheat_image::api::NamespaceConfig;
@@ -60,14 +62,12 @@ impl Default for Config {
     }
 }
 
-/// Who may do what.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct AuthConfig {
-    /// File of hashed tokens; `tokens.toml` in the directory if not given.
-    pub tokens: Option<PathBuf>,
-    /// Whether namespaces whose own setting is `anonymousRead` may be read without credentials.
-    pub anonymous: bool,
+impl Config {
+    /// The file of tokens.
+    #[must_use]
+    pub fn tokens_file(&self) -> PathBuf {
+        self.auth.tokens.clone().unwrap_or_else(|| self.directory.join("tokens.json"))
+    }
 }
 
 /// Limits of requests and memory.

@@ -1,6 +1,6 @@
 //! Puts the service together, runs it, ends it.
 
-use crate::auth::Auth;
+use crate::auth::{Auth, tokens};
 use crate::budget::Budget;
 use crate::clock::{Clock, SystemClock};
 use crate::collect::Collector;
@@ -14,6 +14,7 @@ use crate::storage::leased::Leased;
 use crate::storage::local::{LocalBlobs, LocalOptions};
 use crate::storage::redb::RedbMeta;
 use crate::storage::{Blobs, Expect, Meta, Namespace, PutError, StorageError};
+use crate::tls::Tls;
 use crate::trust::ServerTrust;
 use crate::verified::Verified;
 use crate::{access_log, listen, log, routes};
@@ -44,11 +45,19 @@ impl Server {
     /// # Errors
     /// When the storage can't be opened or the address is taken.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        config.limits.check().map_err(anyhow::Error::msg)?;
+        config.limits.check().and_then(|()| config.connections.check()).map_err(anyhow::Error::msg)?;
+        let open_auth = || Auth::open(&config.auth, &config.tokens_file()).map_err(anyhow::Error::msg);
+        let mut auth = open_auth()?;
+        let tls = config.tls.as_ref().map(|tls| Tls::open(tls).map(Arc::new)).transpose().map_err(anyhow::Error::msg)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let addr = listener.local_addr()?;
         let (storage, meta) = open_storage(&config).await?;
         make_namespaces(&config, meta.as_ref()).await?;
+        // When all else went well: what is made here is shown once.
+        let admin_token = tokens::first(&config.tokens_file())?;
+        if admin_token.is_some() {
+            auth = open_auth()?;
+        }
         let stopping = CancellationToken::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new());
@@ -58,7 +67,7 @@ impl Server {
         let app = Arc::new(App {
             blobs: Arc::new(Leased::new(storage, leases.clone())),
             namespaces: Arc::new(Namespaces::new(meta.clone())),
-            auth: Arc::new(Auth),
+            auth: Arc::new(auth),
             leases,
             collector: Arc::new(collector),
             trust: Arc::new(ServerTrust { meta: meta.clone() }),
@@ -70,7 +79,7 @@ impl Server {
             config: Arc::new(config),
         });
         let router = routes::router(app.clone()).layer(middleware::from_fn_with_state(app.clone(), access_log::around));
-        let (tls, limits) = (app.config.tls.clone(), app.config.connections.clone());
+        let limits = app.config.connections.clone();
         let (served, ended) = (stopping.clone(), stopping.clone());
         // Leases are written until the last request is answered, and then once more.
         let answered = CancellationToken::new();
@@ -86,7 +95,7 @@ impl Server {
             let _ = leasing.await;
             result
         });
-        Ok(Self { addr, admin_token: None, stopping, task })
+        Ok(Self { addr, admin_token: admin_token.map(|secret| secret.expose().to_owned()), stopping, task })
     }
 
     /// Where it listens.
