@@ -47,7 +47,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Open files that are left to the storage, beside those of connections.
 const OTHER_FILES: u64 = 1024;
 /// What a client gets when there is no place for it.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 63\r\nretry-after: 1\r\n\
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 65\r\nretry-after: 1\r\n\
 connection: close\r\n\r\n{\"error\":\"overloaded\",\"message\":\"all connections are in use now\"}";
 
 /// Limits of connections.
@@ -410,4 +410,4 @@ impl Future for Answering {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

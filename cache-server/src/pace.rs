@@ -433,7 +433,8 @@ mod tests {
             pace.read(Some(1));
             pace.read(None);
         }
-        assert_eq!((pace.state().phase, pace.state().since), (Phase::Head, since));
+        assert_eq!(pace.state().phase, Phase::Head);
+        assert_eq!(pace.state().since, since);
         assert_eq!(pace.judge_at(&LIMITS, since + LIMITS.head), Some(Verdict::TooLong(Phase::Head)));
     }
 

@@ -189,6 +189,9 @@ async fn serve(config: Config, json: bool) -> anyhow::Result<()> {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let server = Server::start(config).await?;
     let url = format!("{scheme}://{}", server.addr());
+    if let Some(token) = server.admin_token() {
+        eprintln!("There were no tokens, so here is one that may do everything. It is not shown again:\n{token}");
+    }
     say_where(&url, json).context("can't write to standard output")?;
     let asked = async || {
         tokio::select! {

@@ -118,3 +118,6 @@ fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, String>
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests;

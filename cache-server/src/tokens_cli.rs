@@ -196,7 +196,7 @@ mod tests {
 
     fn run(dir: &Path, json: bool, words: &[&str]) -> anyhow::Result<String> {
         let dir = dir.to_str().unwrap();
-        let words = ["token"].iter().chain(words).chain(&["--directory", dir]);
+        let words = [&["token"], words, &["--directory", dir]].concat();
         execute(&Cli::try_parse_from(words)?.token, json, now())
     }
 

@@ -1,5 +1,6 @@
 //! Files that an operator may replace while the service runs: tokens, keys of issuers, certificates.
 
+use preheat_image::Digest;
 use std::fmt;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -50,6 +51,15 @@ impl Stamp {
     }
 }
 
+/// What was seen at the last look.
+struct Seen {
+    stamps: Vec<Option<Stamp>>,
+    /// Whether the files were old enough to be trusted to look different when changed.
+    settled: bool,
+    /// Of what is in the files, so that the same bytes again are the same value.
+    contents: Vec<Digest>,
+}
+
 type Parse<T> = dyn Fn(&[Source]) -> Result<T, String> + Send + Sync;
 
 /// What some files say, together. When they change they are read again; when what is there now can't be used, the last that could stays, and
@@ -58,8 +68,7 @@ pub(crate) struct Watched<T> {
     paths: Vec<PathBuf>,
     parse: Box<Parse<T>>,
     value: RwLock<Arc<T>>,
-    /// What the files looked like when they were last read, and whether they were old enough to be trusted to look different when changed.
-    seen: Mutex<(Vec<Option<Stamp>>, bool)>,
+    seen: Mutex<Seen>,
     started: Instant,
     interval: Duration,
     /// Milliseconds after `started`.
@@ -107,10 +116,11 @@ impl<T> Watched<T> {
         optional: bool,
     ) -> Result<Self, String> {
         // Stamps first: a change between the two is then seen at the next look.
-        let seen = stamps(&paths);
-        let value = parse(&read(&paths, optional)?)?;
+        let stamps = stamps(&paths);
+        let sources = read(&paths, optional)?;
+        let value = parse(&sources)?;
         Ok(Self {
-            seen: Mutex::new((seen.clone(), settled(&seen))),
+            seen: Mutex::new(Seen { settled: settled(&stamps), stamps, contents: contents(&sources) }),
             paths,
             parse: Box::new(parse),
             value: RwLock::new(Arc::new(value)),
@@ -133,15 +143,24 @@ impl<T> Watched<T> {
     fn look(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.paths);
-        if seen.0 == stamps && seen.1 {
+        let changed = seen.stamps != stamps;
+        if !changed && seen.settled {
             return;
         }
-        let changed = seen.0 != stamps;
-        *seen = (stamps.clone(), settled(&stamps));
-        match read(&self.paths, false).and_then(|sources| (self.parse)(&sources)) {
+        let mode_changed = changed && modes(&seen.stamps) != modes(&stamps);
+        seen.settled = settled(&stamps);
+        seen.stamps = stamps;
+        let read = read(&self.paths, false);
+        if let Ok(sources) = &read {
+            let contents = contents(sources);
+            if seen.contents == contents && !mode_changed {
+                return;
+            }
+            seen.contents = contents;
+        }
+        match read.and_then(|sources| (self.parse)(&sources)) {
             Ok(value) => *self.value.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value),
-            Err(error) if changed => tracing::error!(%error, "a changed file can't be used; what it said before stays"),
-            Err(_) => {}
+            Err(error) => tracing::error!(%error, "a changed file can't be used; what it said before stays"),
         }
     }
 }
@@ -152,6 +171,14 @@ fn millis(duration: Duration) -> u64 {
 
 fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
     paths.iter().map(|path| std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))).collect()
+}
+
+fn modes(stamps: &[Option<Stamp>]) -> Vec<Option<u32>> {
+    stamps.iter().map(|stamp| stamp.as_ref().map(|stamp| stamp.mode)).collect()
+}
+
+fn contents(sources: &[Source]) -> Vec<Digest> {
+    sources.iter().map(|source| Digest::of(&source.bytes)).collect()
 }
 
 fn settled(stamps: &[Option<Stamp>]) -> bool {

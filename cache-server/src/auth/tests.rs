@@ -87,7 +87,9 @@ fn without_credentials_somebody_is_anonymous_and_has_no_rights() {
 #[test]
 fn bad_credentials_are_an_error_and_not_anonymous() {
     let cache = cache(&patient());
-    for bad in ["Bearer phc_0000000000000000_0000000000000000000000000000000000000000000", "Bearer x", "Bearer a.b.c", "Basic eDp5", "Basic eDo="] {
+    for bad in
+        ["Bearer phc_0000000000000000_0000000000000000000000000000000000000000000", "Bearer x", "Bearer a.b.c", "Basic eDp5", "Basic eDo="]
+    {
         assert_eq!(cache.ask(bad).unwrap_err(), AuthError::Refused(Refusal::Unknown), "{bad}");
     }
 }
