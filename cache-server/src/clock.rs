@@ -34,6 +34,10 @@ impl ManualClock {
         Self(now.into())
     }
 
+    pub(crate) fn set(&self, now: u64) {
+        self.0.store(now, std::sync::atomic::Ordering::SeqCst);
+    }
+
     pub(crate) fn advance(&self, seconds: u64) {
         self.0.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
     }

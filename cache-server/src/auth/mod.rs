@@ -3,7 +3,6 @@
 //! Credentials come as a token (`Authorization: Bearer`, or as the password of `Basic`, which is all that some clients can do), as the token
 //! of a CI job in the same places, or as a client certificate. A token goes before a certificate, and rights are never put together from both.
 
-mod clock;
 mod config;
 mod mtls;
 mod oidc;
@@ -19,6 +18,7 @@ pub use rights::Right;
 
 pub(crate) use mtls::ClientCertificate;
 
+use crate::clock::{Clock, SystemClock};
 use crate::error::ApiError;
 use crate::rate::{self, Limiter};
 use crate::storage::Namespace;
@@ -26,7 +26,6 @@ use crate::watched::Watched;
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::{alphabet, engine::DecodePaddingMode};
-use clock::Clock;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use mtls::Clients;
@@ -204,7 +203,7 @@ pub(crate) struct Auth {
     tokens: Watched<Tokens>,
     issuers: Issuers,
     clients: Clients,
-    clock: Clock,
+    clock: Arc<dyn Clock>,
     skew: u64,
     anonymous: Caller,
     failures: Limiter,
@@ -228,7 +227,7 @@ impl Auth {
             tokens: Tokens::watch(config.tokens.as_deref().unwrap_or(tokens))?,
             issuers: Issuers::open(config)?,
             clients: Clients::new(config)?,
-            clock: Clock::System,
+            clock: Arc::new(SystemClock),
             skew: config.clock_skew_seconds,
             anonymous: Caller::anonymous(),
             failures: Limiter::new(config.failures),
@@ -258,21 +257,21 @@ impl Auth {
     fn identify(&self, headers: &HeaderMap, peer: &Peer, address: rate::Key) -> Result<Caller, AuthError> {
         let Some(credentials) = credentials(headers)? else {
             return match &peer.certificate {
-                Some(certificate) => Ok(Caller(self.clients.find(certificate, &self.clock)?)),
+                Some(certificate) => Ok(Caller(self.clients.find(certificate, self.clock.as_ref())?)),
                 None => Ok(self.anonymous.clone()),
             };
         };
         let token = credentials.as_ref();
         if token.starts_with(tokens::PREFIX) {
             // A hash and a look into a table: cheaper than to keep count. So a good token is never refused for what others at its address do.
-            return Ok(Caller(self.tokens.get().find(token, &self.clock, self.skew)?));
+            return Ok(Caller(self.tokens.get().find(token, self.clock.as_ref(), self.skew)?));
         }
-        if let Some(grant) = self.issuers.remembered(token, &self.clock, self.skew) {
+        if let Some(grant) = self.issuers.remembered(token, self.clock.as_ref(), self.skew) {
             return Ok(Caller(grant));
         }
         // A signature takes a thousand times as long: whoever failed too often waits before another is checked.
         self.failures.look(address).map_err(AuthError::failures)?;
-        Ok(Caller(self.issuers.verify(token, &self.clock, self.skew)?))
+        Ok(Caller(self.issuers.verify(token, self.clock.as_ref(), self.skew)?))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Client certificates: which names in them may do what. That an authority vouches for them, `tls` has checked at the handshake.
 
-use super::clock::Clock;
 use super::config::{AuthConfig, ClientRule};
 use super::rights::Scope;
 use super::{Grant, Kind, Refusal};
+use crate::clock::Clock;
 use std::sync::{Arc, OnceLock};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -77,7 +77,7 @@ impl Clients {
     }
 
     /// Whose certificate it is: with the rights of all rules that fit it, or with none, which is known but may do nothing.
-    pub(crate) fn find(&self, certificate: &ClientCertificate, clock: &Clock) -> Result<Arc<Grant>, Refusal> {
+    pub(crate) fn find(&self, certificate: &ClientCertificate, clock: &dyn Clock) -> Result<Arc<Grant>, Refusal> {
         // The handshake may have been long ago, or resumed an older one. No skew: authorities issue in good time.
         if clock.now() > certificate.expires {
             return Err(Refusal::Expired);
@@ -108,6 +108,7 @@ mod tests {
     use super::super::Right;
     use super::super::pattern::{Pattern, Wild};
     use super::*;
+    use crate::clock::ManualClock;
     use crate::storage::Namespace;
     use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 
@@ -174,7 +175,7 @@ mod tests {
     fn a_certificate_that_ended_since_the_handshake_does_not_count() {
         let shown = certificate(&["node-1.example"], None, None);
         let clients = Clients::new(&AuthConfig::default()).unwrap();
-        let at = |now| clients.find(&shown, &Clock::Set(Arc::new(std::sync::atomic::AtomicU64::new(now)))).map(|grant| grant.kind);
+        let at = |now| clients.find(&shown, &ManualClock::at(now)).map(|grant| grant.kind);
         assert_eq!(at(shown.expires), Ok(Kind::Certificate));
         assert_eq!(at(shown.expires + 1), Err(Refusal::Expired));
     }

@@ -3,10 +3,10 @@
 //! The issuer is chosen by the claim `iss` first, and only its keys are tried: a key of one issuer never vouches for another. The algorithm
 //! follows from the kind of the key, so that no header makes a public key a shared secret.
 
-use super::clock::Clock;
 use super::config::{AuthConfig, JwtAlgorithm, OidcIssuer, OidcRule};
 use super::rights::Scope;
 use super::{Grant, Kind, Refusal};
+use crate::clock::Clock;
 use crate::watched::{Source, Watched};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -184,7 +184,7 @@ impl Issuers {
     }
 
     /// Whose token it is, if it was verified before and nothing changed since. Cheap.
-    pub(crate) fn remembered(&self, token: &str, clock: &Clock, skew: u64) -> Option<Arc<Grant>> {
+    pub(crate) fn remembered(&self, token: &str, clock: &dyn Clock, skew: u64) -> Option<Arc<Grant>> {
         if self.issuers.is_empty() || token.len() > MAX_TOKEN {
             return None;
         }
@@ -194,7 +194,7 @@ impl Issuers {
     }
 
     /// Verifies a token, and finds the rules that fit it.
-    pub(crate) fn verify(&self, token: &str, clock: &Clock, skew: u64) -> Result<Arc<Grant>, Refusal> {
+    pub(crate) fn verify(&self, token: &str, clock: &dyn Clock, skew: u64) -> Result<Arc<Grant>, Refusal> {
         if self.issuers.is_empty() || token.len() > MAX_TOKEN {
             return Err(Refusal::Unknown);
         }
@@ -229,7 +229,7 @@ impl Issuers {
 }
 
 impl Issuer {
-    fn verify(&self, token: &str, keys: &Keys, clock: &Clock, skew: u64) -> Result<(Times, Grant), Refusal> {
+    fn verify(&self, token: &str, keys: &Keys, clock: &dyn Clock, skew: u64) -> Result<(Times, Grant), Refusal> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Refusal::Unknown)?;
         // Extensions that the issuer says must be understood are not.
         if header.crit.is_some() || header.zip.is_some() || header.enc.is_some() {

@@ -1,10 +1,10 @@
 //! Plays whoever would like to be taken for somebody else's CI job.
 
-use super::clock::Clock;
 use super::config::{AuthConfig, JwtAlgorithm, OidcIssuer, OidcRule};
 use super::oidc::{Issuers, MAX_TOKEN};
 use super::pattern::{Pattern, Wild};
 use super::{Kind, Refusal, Right};
+use crate::clock::ManualClock;
 use crate::storage::Namespace;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -15,8 +15,7 @@ use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -98,8 +97,7 @@ fn wild(text: &str) -> Pattern {
 struct Fixture {
     dir: TempDir,
     issuers: Issuers,
-    clock: Clock,
-    time: Arc<AtomicU64>,
+    clock: ManualClock,
 }
 
 impl Fixture {
@@ -127,9 +125,8 @@ impl Fixture {
         };
         edit(&mut config);
         config.check().unwrap();
-        let time = Arc::new(AtomicU64::new(NOW));
         let issuers = Issuers::open(&config).unwrap().every(Duration::ZERO);
-        Self { dir, issuers, clock: Clock::Set(time.clone()), time }
+        Self { dir, issuers, clock: ManualClock::at(NOW) }
     }
 
     fn new() -> Self {
@@ -306,11 +303,11 @@ fn times_count_with_the_skew_and_no_more() {
         (NOW + 629, Ok(vec!["prod", "pr"])),
         (NOW + 630, Err(Refusal::Expired)),
     ] {
-        fixture.time.store(at, Relaxed);
+        fixture.clock.set(at);
         assert_eq!(fixture.ask(&token), wanted, "at {at}");
         assert_eq!(fixture.issuers.remembered(&token, &fixture.clock, 30).is_some(), wanted.is_ok(), "at {at}");
     }
-    fixture.time.store(NOW, Relaxed);
+    fixture.clock.set(NOW);
     // Issued in the future, without an end, longer than the rule allows, of other types.
     let issued = with(|claims| claims["iat"] = (NOW + 31).into());
     assert_eq!(fixture.ask(&EC.sign(&issued)), Err(Refusal::NotYet));

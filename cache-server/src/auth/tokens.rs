@@ -3,9 +3,9 @@
 //! The secret is 32 random bytes, so that a plain SHA-256 of it is enough: slow hashes protect what people choose and others can guess. Nobody
 //! guesses 256 bits, and a slow hash for each request would only help whoever wants to keep the service busy.
 
-use super::clock::Clock;
 use super::rights::{Right, Scope};
 use super::{Grant, Kind, Refusal};
+use crate::clock::{Clock, SystemClock};
 use crate::watched::{Source, Watched};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -171,7 +171,7 @@ impl Tokens {
     }
 
     /// Whose token it is. The secret is hashed before anything is known about the id, and hashes are compared in constant time.
-    pub(crate) fn find(&self, token: &str, clock: &Clock, skew: u64) -> Result<Arc<Grant>, Refusal> {
+    pub(crate) fn find(&self, token: &str, clock: &dyn Clock, skew: u64) -> Result<Arc<Grant>, Refusal> {
         let (id, secret) = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(Refusal::Unknown)?;
         if id.len() != ID_LENGTH || secret.len() != SECRET_LENGTH {
             return Err(Refusal::Unknown);
@@ -237,7 +237,7 @@ pub fn add(path: &Path, new: NewToken) -> Result<(TokenRecord, Secret), TokenFil
         name: new.name,
         scopes: new.scopes,
         rights: new.rights,
-        created: Clock::System.now(),
+        created: SystemClock.now(),
         not_before: None,
         expires: new.expires,
         revoked: None,
@@ -283,7 +283,7 @@ pub fn revoke(path: &Path, id: &str) -> Result<TokenRecord, TokenFileError> {
     change(path, |file| {
         let unknown = || TokenFileError::Unknown(id.chars().take(100).collect());
         let record = file.tokens.iter_mut().find(|record| record.id == id).ok_or_else(unknown)?;
-        record.revoked.get_or_insert_with(|| Clock::System.now());
+        record.revoked.get_or_insert_with(|| SystemClock.now());
         Ok(record.clone())
     })
 }
@@ -322,6 +322,7 @@ fn change<T>(path: &Path, edit: impl FnOnce(&mut TokenFile) -> Result<T, TokenFi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
     use crate::storage::Namespace;
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -346,7 +347,7 @@ mod tests {
         assert!(text.contains(&record.id) && !text.contains(hidden), "{text}");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!format!("{record:?}{secret:?}").contains(hidden));
-        let grant = read(&path).find(secret.expose(), &Clock::System, 0).unwrap();
+        let grant = read(&path).find(secret.expose(), &SystemClock, 0).unwrap();
         assert_eq!(grant.name, "ci");
         assert!(grant.may(Right::Read, &Namespace::new("prod").unwrap()));
         assert!(!grant.may(Right::Read, &Namespace::new("other").unwrap()));
@@ -359,7 +360,7 @@ mod tests {
         let (old, old_secret) = add(&path, new("ci")).unwrap();
         let (_, new_secret) = add(&path, new("ci")).unwrap();
         let watched = Tokens::watch(&path).unwrap().every(Duration::ZERO);
-        let find = |secret: &Secret| watched.get().find(secret.expose(), &Clock::System, 30).map(|grant| grant.name.clone());
+        let find = |secret: &Secret| watched.get().find(secret.expose(), &SystemClock, 30).map(|grant| grant.name.clone());
         assert_eq!(find(&old_secret).unwrap(), "ci");
         assert_eq!(find(&new_secret).unwrap(), "ci");
         revoke(&path, &old.id).unwrap();
@@ -380,7 +381,7 @@ mod tests {
         })
         .unwrap();
         let tokens = read(&path);
-        let at = |now: u64, skew| tokens.find(secret.expose(), &Clock::Set(Arc::new(AtomicU64::new(now))), skew).map(|_| ());
+        let at = |now: u64, skew| tokens.find(secret.expose(), &ManualClock::at(now), skew).map(|_| ());
         for (now, skew, wanted) in [
             (999, 0, Err(Refusal::NotYet)),
             (1000, 0, Ok(())),
@@ -419,7 +420,7 @@ mod tests {
             String::new(),
         ];
         for wrong in wrong {
-            assert_eq!(tokens.find(&wrong, &Clock::System, 30).map(|_| ()), Err(Refusal::Unknown), "{wrong}");
+            assert_eq!(tokens.find(&wrong, &SystemClock, 30).map(|_| ()), Err(Refusal::Unknown), "{wrong}");
         }
     }
 
@@ -455,7 +456,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens.json");
         let secret = first(&path).unwrap().unwrap();
-        let grant = read(&path).find(secret.expose(), &Clock::System, 0).unwrap();
+        let grant = read(&path).find(secret.expose(), &SystemClock, 0).unwrap();
         assert!(Right::ALL.iter().all(|right| grant.scopes.iter().any(|scope| scope.allows_all(*right))));
         assert!(first(&path).unwrap().is_none());
     }
