@@ -1,6 +1,7 @@
 //! Fetching a blob: hashed while it streams, continued where a connection broke, never more than was asked for.
 
 use crate::cache::Cache;
+use crate::config::Patience;
 use crate::error::ClientError;
 use crate::http::{broken, shown};
 use crate::retry::Tries;
@@ -85,20 +86,29 @@ pub trait Progress: Send + Sync {
 impl Progress for () {}
 
 /// How far a blob has come.
-struct Arriving<'a> {
-    blob: Blob,
+pub(crate) struct Arriving<'a> {
+    pub(crate) blob: Blob,
     sink: &'a mut dyn BlobSink,
     progress: &'a dyn Progress,
     hasher: DigestHasher,
-    done: u64,
+    pub(crate) done: u64,
     /// What the bytes so far belong to, for going on after a break.
-    etag: Option<HeaderValue>,
+    pub(crate) etag: Option<HeaderValue>,
     /// Whether they came in more than one piece.
-    pieced: bool,
+    pub(crate) pieced: bool,
 }
 
-impl Arriving<'_> {
-    fn take(&mut self, url: &str, bytes: &[u8]) -> Result<(), ClientError> {
+impl<'a> Arriving<'a> {
+    pub(crate) fn new(blob: &Blob, sink: &'a mut dyn BlobSink, progress: &'a dyn Progress) -> Self {
+        Self { blob: *blob, sink, progress, hasher: DigestHasher::new(), done: 0, etag: None, pieced: false }
+    }
+
+    /// The digest of the bytes so far.
+    pub(crate) fn digest(&self) -> Digest {
+        self.hasher.clone().finalize()
+    }
+
+    pub(crate) fn take(&mut self, url: &str, bytes: &[u8]) -> Result<(), ClientError> {
         let more = self.done.saturating_add(bytes.len() as u64);
         if more > self.blob.size {
             return Err(bad(url, format!("more than the {} bytes that the blob has", self.blob.size)));
@@ -110,7 +120,7 @@ impl Arriving<'_> {
         Ok(())
     }
 
-    fn restart(&mut self) -> Result<(), ClientError> {
+    pub(crate) fn restart(&mut self) -> Result<(), ClientError> {
         if self.done > 0 {
             self.sink.restart().map_err(local)?;
             self.progress.moved(&self.blob, 0);
@@ -147,13 +157,13 @@ impl Cache {
         let url = self.blob_url(namespace, &blob.digest)?;
         let patience = self.patience();
         let mut tries = Tries::new(patience);
-        let mut arriving = Arriving { blob: *blob, sink, progress, hasher: DigestHasher::new(), done: 0, etag: None, pieced: false };
+        let mut arriving = Arriving::new(blob, sink, progress);
         let mut begun_anew = false;
         loop {
             let before = arriving.done;
             let error = match self.get_once(&url, &mut arriving).await {
                 Ok(()) => {
-                    let found = arriving.hasher.clone().finalize();
+                    let found = arriving.digest();
                     if found == blob.digest {
                         progress.finished(blob);
                         return Ok(());
@@ -209,25 +219,10 @@ impl Cache {
             _ => return Err(self.transport().refusal(&url, response, until).await),
         }
         match response.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-            None | Some(b"identity") => self.plain(&url, response, arriving).await,
+            None | Some(b"identity") => plain(self.patience(), &url, response, arriving).await,
             Some(b"zstd") if arriving.done == 0 => self.compressed(&url, response, arriving).await,
             Some(_) => Err(bad(&url, "a content encoding that was not asked for")),
         }
-    }
-
-    async fn plain(&self, url: &str, mut response: Response, arriving: &mut Arriving<'_>) -> Result<(), ClientError> {
-        let left = arriving.blob.size - arriving.done;
-        let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if let Some(length) = length.filter(|length| *length != left) {
-            return Err(bad(url, format!("{length} bytes of the {left} that are to come")));
-        }
-        // A weak tag says nothing about single bytes.
-        arriving.etag = response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
-        let mut watch = Watch::new(self);
-        while let Some(piece) = watch.next(url, &mut response).await? {
-            arriving.take(url, &piece)?;
-        }
-        whole(url, arriving)
     }
 
     async fn compressed(&self, url: &str, mut response: Response, arriving: &mut Arriving<'_>) -> Result<(), ClientError> {
@@ -241,7 +236,7 @@ impl Cache {
         let mut decoder = Decoder::new().map_err(damaged)?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(damaged)?;
         let mut decoded = vec![0; 128 * 1024];
-        let mut watch = Watch::new(self);
+        let mut watch = Watch::new(self.patience());
         while let Some(piece) = watch.next(url, &mut response).await? {
             came += piece.len() as u64;
             if came > most {
@@ -262,6 +257,22 @@ impl Cache {
     }
 }
 
+/// Takes a body as it is.
+pub(crate) async fn plain(patience: &Patience, url: &str, mut response: Response, arriving: &mut Arriving<'_>) -> Result<(), ClientError> {
+    let left = arriving.blob.size - arriving.done;
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length.filter(|length| *length != left) {
+        return Err(bad(url, format!("{length} bytes of the {left} that are to come")));
+    }
+    // A weak tag says nothing about single bytes.
+    arriving.etag = response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
+    let mut watch = Watch::new(patience);
+    while let Some(piece) = watch.next(url, &mut response).await? {
+        arriving.take(url, &piece)?;
+    }
+    whole(url, arriving)
+}
+
 /// An answer that ends early is like one that breaks.
 fn whole(url: &str, arriving: &Arriving<'_>) -> Result<(), ClientError> {
     let Blob { size, .. } = arriving.blob;
@@ -273,15 +284,15 @@ fn whole(url: &str, arriving: &Arriving<'_>) -> Result<(), ClientError> {
 }
 
 /// Reads a body and notices when too little comes.
-struct Watch<'c> {
-    cache: &'c Cache,
+struct Watch<'p> {
+    patience: &'p Patience,
     until: Instant,
     came: u64,
 }
 
-impl<'c> Watch<'c> {
-    fn new(cache: &'c Cache) -> Self {
-        Self { cache, until: Instant::now() + cache.patience().stall, came: 0 }
+impl<'p> Watch<'p> {
+    fn new(patience: &'p Patience) -> Self {
+        Self { patience, until: Instant::now() + patience.stall, came: 0 }
     }
 
     async fn next(&mut self, url: &str, response: &mut Response) -> Result<Option<bytes::Bytes>, ClientError> {
@@ -291,10 +302,9 @@ impl<'c> Watch<'c> {
             Err(_) => return Err(ClientError::TimedOut { url: url.to_owned(), what: "too few bytes come".into() }),
         };
         self.came += piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        let patience = self.cache.patience();
-        if self.came >= patience.stall_bytes {
+        if self.came >= self.patience.stall_bytes {
             self.came = 0;
-            self.until = Instant::now() + patience.stall;
+            self.until = Instant::now() + self.patience.stall;
         }
         Ok(piece)
     }

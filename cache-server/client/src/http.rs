@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// Most bytes of the body of an error.
-const MAX_ERROR: usize = 64 * 1024;
+pub(crate) const MAX_ERROR: usize = 64 * 1024;
 /// Most redirects in a row.
-const MAX_REDIRECTS: usize = 5;
+pub(crate) const MAX_REDIRECTS: usize = 5;
 
 /// The way to one service.
 pub(crate) struct Transport {
@@ -230,7 +230,7 @@ impl Transport {
     }
 }
 
-fn client(roots: &Roots<'_>, config: &CacheConfig) -> Result<Client, String> {
+pub(crate) fn client(roots: &Roots<'_>, config: &CacheConfig) -> Result<Client, String> {
     Client::builder()
         .tls_backend_preconfigured(tls::settings(roots, config.client_identity.as_ref())?)
         .http1_only()
@@ -248,7 +248,7 @@ fn client(roots: &Roots<'_>, config: &CacheConfig) -> Result<Client, String> {
 }
 
 /// Sends a request and waits for the head of its answer.
-async fn head(shown: &str, request: reqwest::RequestBuilder, until: Instant) -> Result<Response, ClientError> {
+pub(crate) async fn head(shown: &str, request: reqwest::RequestBuilder, until: Instant) -> Result<Response, ClientError> {
     match timeout_at(until, request.send()).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(broken(shown, &error)),
@@ -257,7 +257,7 @@ async fn head(shown: &str, request: reqwest::RequestBuilder, until: Instant) -> 
 }
 
 /// The whole body of an answer, if it has at most `max` bytes.
-async fn whole(url: &str, mut response: Response, max: usize, until: Instant) -> Result<Bytes, ClientError> {
+pub(crate) async fn whole(url: &str, mut response: Response, max: usize, until: Instant) -> Result<Bytes, ClientError> {
     let too_long = || ClientError::BadAnswer { url: url.to_owned(), what: format!("it has more than {max} bytes") };
     let claimed = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if claimed.is_some_and(|claimed| claimed > max) {
@@ -327,7 +327,7 @@ pub(crate) fn shown(url: &Url) -> String {
 }
 
 /// Whether an address is this machine's own.
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let Some(host) = url.host_str() else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())

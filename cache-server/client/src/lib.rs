@@ -15,6 +15,7 @@ mod caches;
 mod config;
 mod error;
 mod http;
+pub mod oci;
 mod retry;
 mod tls;
 pub mod transfer;

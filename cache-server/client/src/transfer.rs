@@ -75,6 +75,20 @@ pub async fn pull_blobs<T: Target>(
     target: &Arc<T>,
     progress: &dyn Progress,
 ) -> Result<Moved, ClientError> {
+    fetch_all(blobs, concurrency, target, progress, |blob, mut sink| async move {
+        caches.get_blob(namespace, &blob, &mut sink, progress).await.map(|()| sink)
+    })
+    .await
+}
+
+/// Fetches each blob once, by `fetch`, and publishes it.
+pub(crate) async fn fetch_all<T: Target, F: Future<Output = Result<T::Sink, ClientError>>>(
+    blobs: &[Blob],
+    concurrency: usize,
+    target: &Arc<T>,
+    progress: &dyn Progress,
+    fetch: impl Fn(Blob, T::Sink) -> F,
+) -> Result<Moved, ClientError> {
     let blobs: BTreeSet<Blob> = blobs.iter().copied().collect();
     let moved = Moved { blobs: blobs.len(), bytes: blobs.iter().fold(0, |sum, blob| sum.saturating_add(blob.size)), there: 0 };
     progress.begin(moved.blobs, moved.bytes);
@@ -83,12 +97,15 @@ pub async fn pull_blobs<T: Target>(
     let mut blobs: Vec<Blob> = blobs.into_iter().collect();
     blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
     stream::iter(blobs.into_iter().map(Ok))
-        .try_for_each_concurrent(at_a_time(concurrency), |blob| async move {
-            let mut sink = target.open(&blob).map_err(local("make room for what arrives"))?;
-            caches.get_blob(namespace, &blob, &mut sink, progress).await?;
-            let target = Arc::clone(target);
-            let published = tokio::task::spawn_blocking(move || target.publish(&blob, sink)).await;
-            published.map_err(io::Error::other).flatten().map_err(local("keep what arrived"))
+        .try_for_each_concurrent(at_a_time(concurrency), |blob| {
+            let fetch = &fetch;
+            async move {
+                let sink = target.open(&blob).map_err(local("make room for what arrives"))?;
+                let sink = fetch(blob, sink).await?;
+                let target = Arc::clone(target);
+                let published = tokio::task::spawn_blocking(move || target.publish(&blob, sink)).await;
+                published.map_err(io::Error::other).flatten().map_err(local("keep what arrived"))
+            }
         })
         .await?;
     Ok(moved)
@@ -122,6 +139,6 @@ pub async fn push_blobs(
     Ok(moved)
 }
 
-fn at_a_time(concurrency: usize) -> usize {
+pub(crate) fn at_a_time(concurrency: usize) -> usize {
     concurrency.clamp(1, MAX_CONCURRENCY)
 }

@@ -2,6 +2,7 @@
 
 use crate::blob::{Blob, COMPRESSED_FROM, Progress};
 use crate::cache::{Cache, PutOutcome};
+use crate::config::Patience;
 use crate::error::ClientError;
 use crate::http::shown;
 use crate::retry::Tries;
@@ -12,6 +13,7 @@ use reqwest::{Body, Response, Url};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -29,13 +31,28 @@ const UNCOMPRESSED_INSTEAD: [&str; 3] = ["compression-ratio", "unsupported-encod
 
 /// What the reading thread and the sending task know of each other.
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     /// Bytes of the blob that were given to the network.
     sent: AtomicU64,
     /// Whether all were.
     ended: AtomicBool,
     /// Why reading failed.
     failed: Mutex<Option<io::Error>>,
+}
+
+impl Shared {
+    /// The answer, unless reading failed: a source that fails ends the connection too; that is the reason then, not the network.
+    pub(crate) fn or_failed<T>(&self, answer: Result<T, ClientError>) -> Result<T, ClientError> {
+        match self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(source) => Err(ClientError::Local { what: "read what is to be sent", source }),
+            None => answer,
+        }
+    }
+}
+
+/// The end of a request that [`watch`] ends: it is not known before.
+pub(crate) fn never() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }
 
 impl Cache {
@@ -89,51 +106,42 @@ impl Cache {
         }
         let shared = Arc::new(Shared::default());
         let body = body(Arc::clone(source), blob.size, compressed, Arc::clone(&shared));
-        let answer = self.watch(url, blob, headers, body, &shared, progress).await;
-        // A source that fails ends the connection too; that is the reason then, not the network.
-        if let Some(source) = shared.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(ClientError::Local { what: "read what is to be sent", source });
-        }
-        let response = answer?;
+        let sending = self.transport().send(Method::PUT, url.clone(), headers, body, never());
+        let response = shared.or_failed(watch(self.patience(), url, blob, sending, &shared, progress).await)?;
         match response.status() {
             StatusCode::CREATED => Ok(PutOutcome::Created),
             status if status.is_success() => Ok(PutOutcome::WasThere),
             _ => Err(self.transport().refusal(&shown(url), response, Instant::now() + self.patience().answer).await),
         }
     }
+}
 
-    /// Sends it, tells how far it is, and gives up when too little moves.
-    async fn watch(
-        &self,
-        url: &Url,
-        blob: &Blob,
-        headers: HeaderMap,
-        body: Body,
-        shared: &Shared,
-        progress: &dyn Progress,
-    ) -> Result<Response, ClientError> {
-        let patience = self.patience();
-        // The end of the request is watched here: it is not known before.
-        let far = Instant::now() + std::time::Duration::from_secs(365 * 24 * 3600);
-        let sending = self.transport().send(Method::PUT, url.clone(), headers, body, far);
-        tokio::pin!(sending);
-        let (mut sent, mut since) = (0, Instant::now());
-        let tick = (patience.stall.min(patience.answer) / 4).min(std::time::Duration::from_millis(100));
-        loop {
-            match tokio::time::timeout(tick, &mut sending).await {
-                Ok(answer) => return answer,
-                Err(_) => {
-                    let now = shared.sent.load(Ordering::Acquire);
-                    progress.moved(blob, now.min(blob.size));
-                    let ended = shared.ended.load(Ordering::Acquire);
-                    if now - sent >= patience.stall_bytes || ended && now > sent {
-                        (sent, since) = (now, Instant::now());
-                    }
-                    let longest = if ended { patience.answer.max(patience.stall) } else { patience.stall };
-                    if since.elapsed() > longest {
-                        let what = if ended { "no answer came" } else { "too few bytes are taken" };
-                        return Err(ClientError::TimedOut { url: shown(url), what: what.into() });
-                    }
+/// Waits for the answer to a request that is being sent, tells how far it is, and gives up when too little moves.
+pub(crate) async fn watch(
+    patience: &Patience,
+    url: &Url,
+    blob: &Blob,
+    sending: impl Future<Output = Result<Response, ClientError>>,
+    shared: &Shared,
+    progress: &dyn Progress,
+) -> Result<Response, ClientError> {
+    tokio::pin!(sending);
+    let (mut sent, mut since) = (0, Instant::now());
+    let tick = (patience.stall.min(patience.answer) / 4).min(Duration::from_millis(100));
+    loop {
+        match tokio::time::timeout(tick, &mut sending).await {
+            Ok(answer) => return answer,
+            Err(_) => {
+                let now = shared.sent.load(Ordering::Acquire);
+                progress.moved(blob, now.min(blob.size));
+                let ended = shared.ended.load(Ordering::Acquire);
+                if now - sent >= patience.stall_bytes || ended && now > sent {
+                    (sent, since) = (now, Instant::now());
+                }
+                let longest = if ended { patience.answer.max(patience.stall) } else { patience.stall };
+                if since.elapsed() > longest {
+                    let what = if ended { "no answer came" } else { "too few bytes are taken" };
+                    return Err(ClientError::TimedOut { url: shown(url), what: what.into() });
                 }
             }
         }
@@ -141,8 +149,17 @@ impl Cache {
 }
 
 /// A body that a thread for blocking work reads.
-fn body(source: Source, size: u64, compressed: bool, shared: Arc<Shared>) -> Body {
-    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
+pub(crate) fn body(source: Source, size: u64, compressed: bool, shared: Arc<Shared>) -> Body {
+    let receiver = pieces(source, size, compressed, shared);
+    Body::wrap_stream(futures_util::stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) },
+    ))
+}
+
+/// The pieces of a source, read by a thread for blocking work.
+pub(crate) fn pieces(source: Source, size: u64, compressed: bool, shared: Arc<Shared>) -> mpsc::Receiver<io::Result<Bytes>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
         if let Err(error) = read(&source, size, compressed, &shared, &sender) {
             *shared.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -150,10 +167,7 @@ fn body(source: Source, size: u64, compressed: bool, shared: Arc<Shared>) -> Bod
             let _ = sender.blocking_send(Err(io::Error::other("the source failed")));
         }
     });
-    Body::wrap_stream(futures_util::stream::unfold(
-        receiver,
-        |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) },
-    ))
+    receiver
 }
 
 /// Reads and sends all; a receiver that is gone is no error.
