@@ -69,8 +69,8 @@ impl Layout {
     /// # Errors
     /// When there is none.
     pub fn open(path: &Path) -> Result<Self, ClientError> {
-        let layout = Self::directories(path, |parent, name| directory(parent, name))
-            .map_err(|e| ClientError::Invalid(format!("{} is no OCI layout: {e}", path.display())))?;
+        let layout =
+            Self::directories(path, directory).map_err(|e| ClientError::Invalid(format!("{} is no OCI layout: {e}", path.display())))?;
         layout.check_mark()?;
         Ok(layout)
     }

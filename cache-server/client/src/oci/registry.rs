@@ -183,7 +183,9 @@ impl Registry {
         match (at.scheme(), next.scheme()) {
             (_, "https") | ("http", "http") => {}
             _ => {
-                return Err(bad("it leads from https to something that is not; a proxy before the registry may have to pass the scheme on"));
+                return Err(bad(
+                    "it leads from https to something that is not; a proxy before the registry may have to pass the scheme on",
+                ));
             }
         }
         if !next.username().is_empty() || next.password().is_some() {

@@ -124,7 +124,7 @@ pub(crate) struct OciIndex {
 /// What a tag or digest in a registry leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Document {
-    Manifest(OciManifest),
+    Manifest(Box<OciManifest>),
     Index(OciIndex),
 }
 
@@ -170,7 +170,7 @@ impl Document {
             let manifest: OciManifest = serde_json::from_slice(bytes).map_err(wrong)?;
             manifest.config.check()?;
             checked(&manifest.layers)?;
-            Ok(Self::Manifest(manifest))
+            Ok(Self::Manifest(Box::new(manifest)))
         } else {
             let index: OciIndex = serde_json::from_slice(bytes).map_err(wrong)?;
             checked(&index.manifests)?;

@@ -147,7 +147,7 @@ mod tests {
 
     fn oci(packed: &Packed) -> OciManifest {
         let Document::Manifest(oci) = Document::parse(packed.manifest_bytes(), None).unwrap() else { panic!() };
-        oci
+        *oci
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod caches;
+mod oci;
 mod requests;
 mod script;
 mod tls;

@@ -161,8 +161,12 @@ async fn talk(
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
     let mut seen = Seen { method, path, head, body: bytes.split_off(end) };
     // Scripts that ignore the body say so without knowing it.
-    let ignore = script(&Seen { body: Vec::new(), ..seen.clone() }, all.lock().unwrap().len());
-    if !matches!(ignore.first(), Some(Step::Ignore)) {
+    let has_body = seen.header("content-length").is_some_and(|length| length != "0") || seen.header("transfer-encoding").is_some();
+    let ignore = has_body && {
+        let reply = script(&Seen { body: Vec::new(), ..seen.clone() }, all.lock().unwrap().len());
+        matches!(reply.first(), Some(Step::Ignore))
+    };
+    if !ignore {
         if let Some(length) = seen.header("content-length") {
             let length: usize = length.parse().ok()?;
             while seen.body.len() < length {
