@@ -268,6 +268,7 @@ fn parameter(text: &str) -> (String, &str) {
 mod tests {
     use super::*;
     use crate::config::Secret;
+    use proptest::prelude::*;
 
     fn parsed(text: &'static str) -> Vec<Challenge> {
         challenges(&HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::from_static(text))]))
@@ -296,6 +297,15 @@ mod tests {
         for junk in ["", ",,,", "=", "\"", "Bearer realm=\"", "Bearer realm=\"\\", "a=b", "Bearer =x", "Negotiate abc==", "(x)"] {
             let found = parsed(junk);
             assert!(found.iter().all(|challenge| challenge.get("realm").is_none_or(str::is_empty)), "{junk}: {found:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_is_read_to_its_end(text in "[ -~]{0,80}|(Bearer |realm=|\"|\\\\|,| |=|a){0,20}") {
+            let found = challenges(&HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::try_from(text.as_str()).unwrap())]));
+            let read: usize = found.iter().flat_map(|c| &c.parameters).map(|(name, value)| name.len() + value.len()).sum();
+            prop_assert!(read <= text.len());
         }
     }
 

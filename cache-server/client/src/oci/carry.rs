@@ -6,7 +6,7 @@ use super::wasm::check_config;
 use super::{RawManifest, Repository, Version};
 use crate::blob::{Blob, Progress};
 use crate::error::ClientError;
-use crate::transfer::{Moved, Target, Upload, at_a_time};
+use crate::transfer::{DEFAULT_CONCURRENCY, Moved, Target, Upload, at_a_time};
 use crate::upload::Source;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use preheat_image::manifest::Descriptor;
@@ -56,8 +56,7 @@ pub async fn push(
     let asked: Vec<(Blob, bool)> = stream::iter(wanted.into_iter().map(|blob| async move { Ok((blob, to.has_blob(&blob).await?)) }))
         .buffer_unordered(at_a_time(concurrency))
         .try_collect()
-        .await
-        .map_err(|e: ClientError| e)?;
+        .await?;
     let mut missing = Vec::new();
     for (blob, _) in asked.iter().filter(|(_, there)| !there) {
         let source = sources
@@ -100,11 +99,9 @@ pub async fn open(from: &dyn Repository, version: &Version) -> Result<Found, Cli
         Outline::Image { config, layers, statements } => {
             let manifest_bytes = small(from, &blob_of(&config)).await?;
             let blobs = Manifest::parse(&manifest_bytes).and_then(|image| all_there(&image, &layers)).map_err(bad)?;
-            let mut envelopes = Vec::with_capacity(statements.len());
-            for statement in &statements {
-                envelopes.push(small(from, statement).await?);
-            }
-            Content::Image(Bundle { manifest: config, manifest_bytes, blobs, statements: envelopes })
+            let fetching = stream::iter(statements.iter().map(|statement| small(from, statement)));
+            let statements = fetching.buffered(DEFAULT_CONCURRENCY).try_collect().await?;
+            Content::Image(Bundle { manifest: config, manifest_bytes, blobs, statements })
         }
         Outline::Wasm { file, config } => {
             if let Some(config) = config {

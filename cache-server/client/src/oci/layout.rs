@@ -31,11 +31,11 @@ const PIECE: usize = 128 * 1024;
 const MAX_NAME: usize = 256;
 
 /// A layout directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Layout {
     path: PathBuf,
-    root: OwnedFd,
-    blobs: OwnedFd,
+    root: Arc<OwnedFd>,
+    blobs: Arc<OwnedFd>,
 }
 
 /// What an index of a layout names.
@@ -59,7 +59,7 @@ struct Temporary<'l> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         // Gone already when it was renamed.
-        let _ = rustix::fs::unlinkat(&self.layout.root, &self.name, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(&*self.layout.root, &self.name, AtFlags::empty());
     }
 }
 
@@ -100,7 +100,7 @@ impl Layout {
     fn directories(path: &Path, step: impl Fn(&OwnedFd, &str) -> io::Result<OwnedFd>) -> io::Result<Self> {
         let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let blobs = step(&step(&root, BLOBS)?, SHA256)?;
-        Ok(Self { path: path.to_owned(), root, blobs })
+        Ok(Self { path: path.to_owned(), root: Arc::new(root), blobs: Arc::new(blobs) })
     }
 
     fn bad(&self, name: &str, what: impl Into<String>) -> ClientError {
@@ -141,8 +141,8 @@ impl Layout {
             return Err(self.bad(INDEX, "not an index of schema version 2"));
         }
         match index.remove("manifests") {
-            Some(Value::Array(entries)) => Ok((index, entries)),
-            _ => Err(self.bad(INDEX, "no list of manifests")),
+            Some(Value::Array(entries)) if entries.iter().all(Value::is_object) => Ok((index, entries)),
+            _ => Err(self.bad(INDEX, "no list of manifests in it")),
         }
     }
 
@@ -182,7 +182,7 @@ impl Layout {
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = format!(".new-{}", random.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.root, &name, flags, Mode::from_raw_mode(0o666))?;
+        let file = rustix::fs::openat(&*self.root, &name, flags, Mode::from_raw_mode(0o666))?;
         Ok(Temporary { layout: self, name, file: file.into() })
     }
 
@@ -269,7 +269,7 @@ impl Temporary<'_> {
     /// Gives the file its name, once all of it is on the disk.
     fn publish(self, directory: &OwnedFd, name: &str) -> io::Result<()> {
         self.file.sync_all()?;
-        rustix::fs::renameat(&self.layout.root, &self.name, directory, name)?;
+        rustix::fs::renameat(&*self.layout.root, &self.name, directory, name)?;
         rustix::fs::fsync(directory)?;
         Ok(())
     }
@@ -330,9 +330,10 @@ impl Repository for Layout {
         let (digest, media_type) = match version {
             Version::Digest(digest) => (*digest, None),
             Version::Tag(name) => {
-                let mut named = self.entries()?.into_iter().filter(|entry| entry.name.as_deref() == Some(name));
+                let (_, entries) = self.index()?;
+                let mut named = entries.iter().filter(|entry| name_of(entry) == Some(name));
                 match (named.next(), named.next()) {
-                    (Some(entry), None) => (entry.digest, Some(entry.media_type)),
+                    (Some(entry), None) => self.entry(entry).map(|entry| (entry.digest, Some(entry.media_type)))?,
                     (None, _) => return Err(missing("the index names no such image")),
                     (Some(_), Some(_)) => return Err(self.bad(INDEX, format!("several images are called {}", clean(name)))),
                 }
@@ -348,7 +349,8 @@ impl Repository for Layout {
     }
 
     async fn has_blob(&self, blob: &Blob) -> Result<bool, ClientError> {
-        self.holds(blob)
+        let (layout, blob) = (self.clone(), *blob);
+        blocking(move || layout.holds(&blob)).await
     }
 
     async fn get_blob(&self, blob: &Blob, sink: &mut dyn BlobSink, progress: &dyn Progress) -> Result<(), ClientError> {
@@ -383,13 +385,21 @@ impl Repository for Layout {
     }
 
     async fn put_blob(&self, blob: &Blob, source: &Source, progress: &dyn Progress) -> Result<(), ClientError> {
-        self.keep(blob, &Arc::clone(source))?;
+        let (layout, kept, source) = (self.clone(), *blob, Arc::clone(source));
+        blocking(move || layout.keep(&kept, &source)).await?;
         progress.moved(blob, blob.size);
         progress.finished(blob);
         Ok(())
     }
 
     async fn put_manifest(&self, tag: Option<&str>, media_type: &str, bytes: &[u8]) -> Result<(), ClientError> {
-        self.add(tag, media_type, bytes)
+        let (layout, tag, media_type, bytes) = (self.clone(), tag.map(str::to_owned), media_type.to_owned(), bytes.to_vec());
+        blocking(move || layout.add(tag.as_deref(), &media_type, &bytes)).await
     }
+}
+
+/// Work with files that takes long, on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ClientError> + Send + 'static) -> Result<T, ClientError> {
+    let failed = |e| ClientError::Local { what: "work with a layout", source: io::Error::other(e) };
+    tokio::task::spawn_blocking(work).await.map_err(failed).flatten()
 }

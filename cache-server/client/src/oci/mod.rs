@@ -28,7 +28,7 @@ use crate::blob::{Blob, BlobSink, Progress};
 use crate::error::ClientError;
 use crate::upload::Source;
 use async_trait::async_trait;
-use preheat_image::Digest;
+use preheat_image::{Digest, FormatError};
 
 /// A manifest as a repository has it. Its digest is right: it was computed from the bytes, and compared where one was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,34 @@ pub struct RawManifest {
     pub media_type: Option<String>,
     /// The bytes, at most [`MAX_MANIFEST`].
     pub bytes: Vec<u8>,
+}
+
+/// What an artefact is, as far as its manifest says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// An image.
+    Image,
+    /// A Wasm file.
+    Wasm,
+    /// Several artefacts under one name.
+    Index,
+}
+
+impl RawManifest {
+    /// What this is the manifest of.
+    ///
+    /// # Errors
+    /// When it is of nothing that is known here.
+    pub fn kind(&self) -> Result<Kind, FormatError> {
+        match spec::Document::parse(&self.bytes, self.media_type.as_deref())? {
+            spec::Document::Index(_) => Ok(Kind::Index),
+            spec::Document::Manifest(oci) => match mapping::Outline::of(&oci)? {
+                mapping::Outline::Image { .. } => Ok(Kind::Image),
+                mapping::Outline::Wasm { .. } => Ok(Kind::Wasm),
+            },
+        }
+    }
 }
 
 /// A place that holds manifests under tags and digests, and blobs under digests.

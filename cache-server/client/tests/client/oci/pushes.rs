@@ -1,6 +1,8 @@
 use super::{Memory, client, failure, image, reference, registry, upload};
 use crate::script::{blob, content, reply};
-use preheat_cache_client::oci::{Content, Packed, Registry, RegistryConfig, Repository as _, Version, WasmKind, open, pull_blobs, push};
+use preheat_cache_client::oci::{
+    Content, Kind, Packed, Registry, RegistryConfig, Repository as _, Version, WasmKind, open, pull_blobs, push,
+};
 use preheat_cache_client::{Blob, ClientError};
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ async fn an_image_comes_back_as_it_went_and_the_second_time_moves_nothing() {
     assert_eq!(pushed.digest, packed.manifest().digest);
     let found = open(&registry, &Version::Digest(pushed.digest)).await.unwrap();
     assert_eq!(found, open(&registry, &tag()).await.unwrap());
+    assert_eq!(registry.manifest(&tag()).await.unwrap().kind(), Ok(Kind::Image));
     let Content::Image(bundle) = found.content else { panic!() };
     assert_eq!(bundle.statements, [b"statement"]);
     assert_eq!(bundle.blobs, packed.blobs());
@@ -47,6 +50,7 @@ async fn a_wasm_file_comes_back_as_it_went() {
     let wasm = b"\0asm\x01\0\0\0".to_vec();
     let packed = Packed::wasm(&blob(&wasm), &WasmKind::Module, Some("a.wasm")).unwrap();
     push(&registry, Some(TAG), &packed, &[upload(&wasm)], 4, &()).await.unwrap();
+    assert_eq!(registry.manifest(&tag()).await.unwrap().kind(), Ok(Kind::Wasm));
     let Content::Wasm(file) = open(&registry, &tag()).await.unwrap().content else { panic!() };
     assert_eq!((file.blob, file.title.as_deref()), (blob(&wasm), Some("a.wasm")));
     let target = Arc::new(Memory::default());
