@@ -11,7 +11,7 @@
 //! and tell artefacts apart by the config's media type; and what an artefact is called by (its image id) then follows from what it is. The
 //! same image with the same statements makes the same bytes. One statement more makes another OCI manifest of the same image.
 
-use super::spec::{self, EMPTY, IMAGE_MANIFEST, MAX_MANIFEST, OPENCONTAINERS, OciDescriptor, OciManifest, TITLE, damaged};
+use super::spec::{self, Document, EMPTY, IMAGE_MANIFEST, OPENCONTAINERS, OciDescriptor, OciManifest, TITLE, damaged};
 use super::wasm;
 use crate::blob::Blob;
 use preheat_image::api::MAX_STATEMENTS;
@@ -67,8 +67,9 @@ impl Packed {
 
     pub(crate) fn sealed(manifest: OciManifest, held: Vec<(Descriptor, Vec<u8>)>, blobs: Vec<Descriptor>) -> Result<Self, FormatError> {
         let manifest = manifest.to_bytes();
-        if manifest.len() > MAX_MANIFEST {
-            return Err(damaged(format!("{} bytes, at most {MAX_MANIFEST} allowed", manifest.len())));
+        // What could not be read back is not written.
+        if let Document::Manifest(read) = Document::parse(&manifest, Some(IMAGE_MANIFEST))? {
+            Outline::of(&read)?;
         }
         Ok(Self { manifest, held, blobs })
     }
@@ -202,7 +203,6 @@ fn file_name(blob: &Descriptor) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::spec::Document;
     use preheat_image::manifest::{Artefact, Function, FunctionKind, Variant};
     use preheat_image::{CpuLevel, api};
 
@@ -283,6 +283,18 @@ mod tests {
         let mut twice = image();
         twice.artefacts[1].size = 9;
         assert!(Packed::image(&twice.to_bytes(), &[]).is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_not_packed() {
+        let packed = |media_type: &str, size: u64| {
+            let artefact = Artefact::of(Descriptor { media_type: media_type.into(), digest: Digest::of(b"x"), size });
+            Packed::image(&Manifest::new(None, None, vec![artefact]).to_bytes(), &[]).is_ok()
+        };
+        assert!(packed(media::HEAP, 1 << 40));
+        assert!(!packed(media::HEAP, u64::MAX));
+        assert!(!packed(media::STATEMENT, 1 << 40));
+        assert!(Packed::wasm(&Blob { digest: Digest::of(b"x"), size: u64::MAX }, &wasm::WasmKind::Module, None).is_err());
     }
 
     #[test]
