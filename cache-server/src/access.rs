@@ -22,7 +22,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-fn readable(app: &App, caller: &Caller, namespace: &Namespace, config: &NamespaceConfig) -> bool {
+/// Whether the caller may read a namespace.
+pub(crate) fn readable(app: &App, caller: &Caller, namespace: &Namespace, config: &NamespaceConfig) -> bool {
     caller.may(Right::Read, namespace) || (config.anonymous_read && app.config.auth.anonymous)
 }
 

@@ -31,6 +31,7 @@ mod records;
 mod routes;
 mod server;
 mod state;
+mod statements;
 pub mod storage;
 mod tls;
 mod tokens_cli;

@@ -53,6 +53,11 @@ impl Server {
         let addr = listener.local_addr()?;
         let (storage, meta) = open_storage(&config).await?;
         make_namespaces(&config, meta.as_ref()).await?;
+        let trust = ServerTrust::new(meta.clone());
+        if let Some(path) = &config.root {
+            let bytes = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+            trust.begin_with(&bytes).await.with_context(|| format!("{} is no root to begin with", path.display()))?;
+        }
         // When all else went well: what is made here is shown once.
         let admin_token = tokens::first(&config.tokens_file())?;
         if admin_token.is_some() {
@@ -70,7 +75,7 @@ impl Server {
             auth: Arc::new(auth),
             leases,
             collector: Arc::new(collector),
-            trust: Arc::new(ServerTrust { meta: meta.clone() }),
+            trust: Arc::new(trust),
             metrics,
             budget: Arc::new(Budget::new(config.limits.bytes_in_flight)),
             verified: Arc::new(Verified::new(config.limits.verified_bytes, Duration::from_secs(config.limits.verified_seconds))),

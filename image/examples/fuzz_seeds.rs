@@ -1,11 +1,19 @@
 //! Writes the seeds of the fuzz targets: `cargo run -p preheat-image --example fuzz_seeds -- fuzz/seeds`.
 
+use preheat_image::api::{
+    CollectReport, Contribution, ContributionList, ErrorBody, FindMissing, Missing, NamespaceBuilder, NamespaceConfig, NamespaceKind,
+    NamespaceList, NamespaceRow, NamespaceStatistics, StatementList, Statistics,
+};
 use preheat_image::code::{CodeObject, SectionKind};
 use preheat_image::heap::HeapBuilder;
 use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
+use preheat_image::names::{MoveKind, Names};
 use preheat_image::record::{Record, Seal, Signed};
+use preheat_image::revocation::RevocationList;
+use preheat_image::root::{Delegation, Role, Root};
+use preheat_image::signed::{Document, SignedDocument};
 use preheat_image::statement::Kind;
 use preheat_image::{CpuLevel, Digest, FormatError, KeyFields, Manifest, Statement, chunks, media};
 use std::path::PathBuf;
@@ -64,7 +72,8 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
     let heap = HeapBuilder::new().memory(0, &memory, &[]).global(1, 1, [9; 16]).table(0, &[0, 5, 7]).encode(Digest::of(b"wasm"))?;
     let layer = HeapBuilder::over(Digest::of(&heap)).memory(0, &memory, &[]).table(0, &[1]).table(1, &[2]).encode(Digest::of(b"wasm"))?;
     let state_only = HeapBuilder::new().global(0, 6, [0; 16]).table(0, &[3]).encode(Digest::of(b"wasm"))?;
-    Ok(vec![
+    let mut seeds = signed_seeds(&envelope)?;
+    seeds.extend([
         ("manifest", "command", manifest.to_bytes()),
         ("manifest", "artefacts-only", Manifest::new(None, None, vec![Artefact::of(Descriptor::of("a/b", b""))]).to_bytes()),
         ("manifest", "empty", Manifest::new(None, None, Vec::new()).to_bytes()),
@@ -85,5 +94,76 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
         ("reference", "short", b"app".to_vec()),
         ("reference", "long", format!("cache.example:8080/team/app:v1@{}", Digest::of(b"x")).into_bytes()),
         ("reference", "digest", Digest::of(b"x").to_string().into_bytes()),
-    ])
+    ]);
+    Ok(seeds)
+}
+
+/// The documents that a cache and its clients exchange: as envelopes, and as they are before they are signed.
+fn signed_seeds(statement: &[u8]) -> Result<Vec<Seed>, FormatError> {
+    fn both<D: Document + Clone>(target: &'static str, document: D) -> Result<[Seed; 2], FormatError> {
+        let payload = serde_json::to_vec(&document).unwrap_or_default();
+        let unsigned = SignedDocument::new(document)?;
+        let signed = unsigned.clone().sign(&SecretKey::from_seed([1; 32])).unwrap_or(unsigned);
+        Ok([
+            (target, "envelope", [&[0], signed.to_bytes().as_slice()].concat()),
+            (target, "to-be-signed", [&[1], payload.as_slice()].concat()),
+        ])
+    }
+    let public = |seed| SecretKey::from_seed([seed; 32]).public();
+    let delegation =
+        |role, seed| Delegation { role, name: "someone".into(), key: public(seed), namespaces: vec!["*".into()], expires: 2_000_000_000 };
+    let root = Root {
+        version: 1,
+        installation: "here".into(),
+        number: 1,
+        issued: 1_700_000_000,
+        expires: 2_000_000_000,
+        threshold: 1,
+        keys: vec![public(1), public(2)],
+        delegations: vec![delegation(Role::Builder, 3), delegation(Role::Namer, 4), delegation(Role::Revoker, 5)],
+    };
+    let mut names = Names::first("team", 1_700_000_000, 2_000_000_000);
+    // These names are names.
+    let _ = names.set(MoveKind::Push, "app:v1", Some(Digest::of(b"1")));
+    let _ = names.set(MoveKind::Promote, "app:v1", Some(Digest::of(b"2")));
+    let list = RevocationList {
+        version: 1,
+        installation: "here".into(),
+        number: 1,
+        issued: 1_700_000_000,
+        expires: 2_000_000_000,
+        keys: [public(3).id()].into(),
+        build_ids: ["b1".to_owned()].into(),
+        sources: [Digest::of(b"wasm")].into(),
+        blobs: [Digest::of(b"code")].into(),
+        reasons: [("b1".to_owned(), "miscompiles".to_owned())].into(),
+    };
+    let holder = NamespaceBuilder { name: "someone".into(), key: public(3), expires: Some(2_000_000_000) };
+    let config = NamespaceConfig {
+        base: Some("production".into()),
+        builders: vec![holder],
+        max_bytes: Some(1 << 30),
+        ..NamespaceConfig::new(NamespaceKind::Preheat)
+    };
+    let row = NamespaceRow { name: "team".into(), config: config.clone() };
+    let contribution = Contribution { digest: Digest::of(b"1"), size: 1, at: 1_700_000_000, by: "someone".into() };
+    let contributions = ContributionList { contributions: vec![contribution], next: Some(Digest::of(b"1")) };
+    let count = NamespaceStatistics { name: "team".into(), blobs: Some(1), ..NamespaceStatistics::default() };
+    let json = |mode: u8, value: serde_json::Result<Vec<u8>>| [vec![mode], value.unwrap_or_default()].concat();
+    let mut seeds = vec![
+        ("api", "statements", json(0, serde_json::to_vec(&StatementList::new([statement])))),
+        ("api", "namespace-config", json(1, serde_json::to_vec(&config))),
+        ("api", "find-missing", json(2, serde_json::to_vec(&FindMissing { digests: vec![Digest::of(b"1")] }))),
+        ("api", "missing", json(3, serde_json::to_vec(&Missing { missing: vec![Digest::of(b"1")] }))),
+        ("api", "namespace-row", json(4, serde_json::to_vec(&row))),
+        ("api", "namespaces", json(5, serde_json::to_vec(&NamespaceList { namespaces: vec![row] }))),
+        ("api", "contributions", json(6, serde_json::to_vec(&contributions))),
+        ("api", "statistics", json(7, serde_json::to_vec(&Statistics { namespaces: vec![count] }))),
+        ("api", "collect-report", json(8, serde_json::to_vec(&CollectReport::default()))),
+        ("api", "error", json(9, serde_json::to_vec(&ErrorBody { error: "not-found".into(), message: "no".into(), hint: None }))),
+    ];
+    seeds.extend(both("root", root)?);
+    seeds.extend(both("names", names)?);
+    seeds.extend(both("revocations", list)?);
+    Ok(seeds)
 }

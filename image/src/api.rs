@@ -152,6 +152,13 @@ pub struct NamespaceRow {
     pub config: NamespaceConfig,
 }
 
+/// The namespaces that the caller may read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceList {
+    /// They, by name.
+    pub namespaces: Vec<NamespaceRow>,
+}
+
 /// A contribution to a profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contribution {
@@ -163,6 +170,16 @@ pub struct Contribution {
     pub at: u64,
     /// Who brought it: the name of a token, a certificate or a CI job.
     pub by: String,
+}
+
+/// Contributions to a profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContributionList {
+    /// They, by digest.
+    pub contributions: Vec<Contribution>,
+    /// There are more: ask for those after this digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Digest>,
 }
 
 /// What a collection did, or would do.

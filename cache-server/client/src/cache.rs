@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use preheat_image::api::{
-    CollectReport, Contribution, FindMissing, MAX_CONTRIBUTION, Missing, NamespaceConfig, NamespaceRow, StatementList, Statistics,
+    CollectReport, Contribution, ContributionList, FindMissing, MAX_CONTRIBUTION, Missing, NamespaceConfig, NamespaceList, NamespaceRow,
+    StatementList, Statistics,
 };
 use preheat_image::names::{Names, SignedNames};
 use preheat_image::revocation::{RevocationList, SignedRevocations};
@@ -340,7 +341,8 @@ impl Cache {
     /// # Errors
     /// [`ClientError`].
     pub async fn namespaces(&self) -> Result<Vec<NamespaceRow>, ClientError> {
-        self.get_json(self.url(&["v1", "namespaces"]), MAX_JSON).await
+        let list: NamespaceList = self.get_json(self.url(&["v1", "namespaces"]), MAX_JSON).await?;
+        Ok(list.namespaces)
     }
 
     /// How a namespace is set up.
@@ -414,13 +416,20 @@ impl Cache {
     /// # Errors
     /// [`ClientError`].
     pub async fn contributions(&self, namespace: &str, source: &Digest) -> Result<Vec<Contribution>, ClientError> {
-        #[derive(serde::Deserialize)]
-        struct Contributions {
-            contributions: Vec<Contribution>,
+        let mut all = Vec::new();
+        let mut after: Option<Digest> = None;
+        loop {
+            let mut url = self.in_namespace(namespace, &["profiles", &source.hex()])?;
+            url.set_query(after.map(|after| format!("after={}", after.hex())).as_deref());
+            let Some(answer) = found(self.get(url.clone(), MAX_JSON).await)? else { return Ok(all) };
+            let list: ContributionList = parse(&url, &answer.body)?;
+            all.extend(list.contributions);
+            match list.next {
+                // Always onward, whatever the service says: so it ends.
+                Some(next) if after.is_none_or(|after| next > after) => after = Some(next),
+                _ => return Ok(all),
+            }
         }
-        let url = self.in_namespace(namespace, &["profiles", &source.hex()])?;
-        let Some(answer) = found(self.get(url.clone(), MAX_JSON).await)? else { return Ok(Vec::new()) };
-        parse::<Contributions>(&url, &answer.body).map(|list| list.contributions)
     }
 
     /// One contribution by its digest.

@@ -1,6 +1,7 @@
-//! `POST /v1/namespaces/{ns}/collect`: removes what nothing holds.
+//! `POST /v1/namespaces/{namespace}/collect`: removes what nothing holds.
 
-use super::{Ns, read_body};
+use super::Ns;
+use super::documents::{or_drain, read_document};
 use crate::access::authorize;
 use crate::auth::{Caller, Right};
 use crate::collect::CollectError;
@@ -8,7 +9,7 @@ use crate::error::ApiError;
 use crate::state::{App, State};
 use axum::body::Body;
 use axum::{Json, Router, routing};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use preheat_image::api::CollectReport;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 const MAX_BODY: usize = 4096;
 
 pub(crate) fn router() -> Router<Arc<App>> {
-    Router::new().route("/v1/namespaces/{ns}/collect", routing::post(collect))
+    Router::new().route("/v1/namespaces/{namespace}/collect", routing::post(collect))
 }
 
 /// What to do; without a body it is only looked.
@@ -39,9 +40,15 @@ fn read(body: &[u8]) -> serde_json::Result<CollectRequest> {
     serde_json::from_value(fields.into())
 }
 
-async fn collect(axum::extract::State(app): State, caller: Caller, Ns(namespace): Ns, body: Body) -> Result<Json<CollectReport>, ApiError> {
-    authorize(&app, &caller, &namespace, Right::Admin).await?;
-    let body = read_body(&app, body, MAX_BODY).await?;
+async fn collect(
+    axum::extract::State(app): State,
+    caller: Caller,
+    Ns(namespace): Ns,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<CollectReport>, ApiError> {
+    or_drain(authorize(&app, &caller, &namespace, Right::Admin).await, &mut body).await?;
+    let body = read_document(&app, &headers, body, "application/json", MAX_BODY).await?.bytes;
     let request = read(&body).map_err(|error| ApiError::bad_request("bad-json", format!("the body is not what it should be: {error}")))?;
     // In a task of its own: if the caller goes away, what was begun is finished.
     let collector = app.collector.clone();

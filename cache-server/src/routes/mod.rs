@@ -3,9 +3,17 @@
 mod ac;
 mod cas;
 mod collect;
+mod documents;
 mod entries;
 mod find_missing;
+mod names;
+mod namespaces;
+mod openapi;
 mod pages;
+mod profiles;
+mod revocations;
+mod root;
+mod statistics;
 
 use crate::error::ApiError;
 use crate::state::App;
@@ -27,8 +35,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(ac::router())
         .merge(cas::router())
         .merge(collect::router())
+        .merge(entries::router())
         .merge(find_missing::router())
+        .merge(names::router())
+        .merge(namespaces::router())
+        .merge(openapi::router())
         .merge(pages::router())
+        .merge(profiles::router())
+        .merge(revocations::router())
+        .merge(root::router())
+        .merge(statistics::router())
         .fallback(fallback)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
@@ -79,6 +95,49 @@ impl<S: Send + Sync> FromRequestParts<S> for NsDigest {
     }
 }
 
+/// `/{ns}/…/{digest}/{digest}` of a path.
+pub(crate) struct NsDigests(pub(crate) Namespace, pub(crate) Digest, pub(crate) Digest);
+
+impl<S: Send + Sync> FromRequestParts<S> for NsDigests {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((ns, first, second)) = Path::<(String, String, String)>::from_request_parts(parts, state).await.map_err(bad_path)?;
+        Ok(Self(namespace(&ns)?, digest(&first)?, digest(&second)?))
+    }
+}
+
+/// A number in a path: decimal, from 1 on, without zeros in front, so that one number has one text.
+fn number(text: &str) -> Result<u64, ApiError> {
+    let good = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parsed = text.parse().ok().filter(|_| good);
+    parsed.ok_or_else(|| ApiError::bad_request("bad-number", "documents are numbered from 1 on"))
+}
+
+/// `/{number}` of a path.
+pub(crate) struct Number(pub(crate) u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for Number {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(bad_path)?;
+        Ok(Self(number(&text)?))
+    }
+}
+
+/// `/{ns}/…/{number}` of a path.
+pub(crate) struct NsNumber(pub(crate) Namespace, pub(crate) u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for NsNumber {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((ns, text)) = Path::<(String, String)>::from_request_parts(parts, state).await.map_err(bad_path)?;
+        Ok(Self(namespace(&ns)?, number(&text)?))
+    }
+}
+
 /// Most bytes of a question in JSON.
 const MAX_JSON: usize = 2 * 1024 * 1024;
 
@@ -100,6 +159,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for ApiJson<T> {
             }
         }
         let bytes = read_body(app, request.into_body(), MAX_JSON).await?;
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            // A list of an object's values could be read as the object.
+            return Err(ApiError::bad_request("bad-json", "the body should be a JSON object"));
+        }
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| ApiError::bad_request("bad-json", format!("the body is not what it should be: {error}")))
