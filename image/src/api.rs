@@ -238,6 +238,13 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_in_a_list_reads_back() {
+        let row = NamespaceRow { name: "team".into(), config: NamespaceConfig::new(NamespaceKind::Preheat) };
+        let text = serde_json::to_string(&row).unwrap();
+        assert_eq!(serde_json::from_str::<NamespaceRow>(&text).unwrap(), row, "{text}");
+    }
+
+    #[test]
     fn a_raw_namespace_has_neither_base_nor_builders() {
         let raw = NamespaceConfig::new(NamespaceKind::Raw);
         assert_eq!(raw.check("ccache"), Ok(()));

@@ -24,6 +24,7 @@ pub(crate) struct Cache {
 enum CacheCommand {
     /// Run a shared cache that builders push to and nodes pull from
     Serve(preheat_cache_server::ServeArgs),
+    Token(preheat_cache_server::TokenArgs),
     Init(Init),
     Publish(Publish),
     Namespace(Namespace),
@@ -34,6 +35,7 @@ impl Cache {
     pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         match self.command {
             CacheCommand::Serve(args) => preheat_cache_server::run(args, global.json).map(|()| ExitCode::SUCCESS),
+            CacheCommand::Token(args) => preheat_cache_server::run_token(&args, global.json).map(|()| ExitCode::SUCCESS),
             CacheCommand::Init(command) => command.execute(global),
             CacheCommand::Publish(command) => command.execute(global),
             CacheCommand::Namespace(command) => command.execute(global),

@@ -4,6 +4,7 @@ mod rebuild;
 mod wasm;
 
 pub use rebuild::{Rebuild, Rebuilt, source_digest};
+pub(crate) use wasm::interface;
 
 use crate::remote::BuildCache;
 use preheat_image::key::field;

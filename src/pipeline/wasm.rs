@@ -74,6 +74,47 @@ fn kind_of(wasm: &[u8]) -> Result<FunctionKind, wasmparser::BinaryReaderError> {
     }))
 }
 
+/// The names of what a component imports and exports.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+}
+
+/// What a component imports and exports; `None` for a core module.
+///
+/// # Errors
+/// In words, when the bytes are no binary Wasm.
+pub(crate) fn interface(wasm: &[u8]) -> Result<Option<Interface>, String> {
+    if !wasm.starts_with(b"\0asm") {
+        return Err("not binary Wasm: it does not begin with `\\0asm`".into());
+    }
+    if !read(wasm)?.kind.is_component() {
+        return Ok(None);
+    }
+    let invalid = |error| format!("invalid Wasm: {error}");
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0usize);
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.map_err(invalid)? {
+            Payload::Version { .. } if depth == 0 => depth = 1,
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    imports.push(import.map_err(invalid)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    exports.push(export.map_err(invalid)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(Interface { imports, exports }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +135,15 @@ mod tests {
         assert_eq!(kind(http), FunctionKind::ComponentHttp);
         let run = "(component (instance $i) (export \"wasi:cli/run@0.2.3\" (instance $i)))";
         assert_eq!(kind(run), FunctionKind::ComponentCommand);
+    }
+
+    #[test]
+    fn components_have_an_interface_and_modules_have_none() {
+        let wasm = |text: &str| wat::parse_str(text).unwrap();
+        assert_eq!(interface(&wasm("(module (func (export \"f\")))")), Ok(None));
+        let component = wasm("(component (import \"a:b/c@0.1.0\" (instance $i)) (export \"d:e/f@0.2.0\" (instance $i)))");
+        assert_eq!(interface(&component), Ok(Some(Interface { imports: vec!["a:b/c@0.1.0".into()], exports: vec!["d:e/f@0.2.0".into()] })));
+        assert!(interface(b"(module)").is_err());
     }
 
     #[test]

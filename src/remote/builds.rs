@@ -2,7 +2,7 @@
 
 use super::pull::Vouched;
 use super::{Location, Push, Remote, RemoteError};
-use preheat_cache_client::{Cache, Patience};
+use preheat_cache_client::Patience;
 use preheat_image::statement::Kind;
 use preheat_image::{Digest, Statement};
 use std::collections::BTreeMap;
@@ -76,9 +76,7 @@ impl BuildCache {
 
 impl Remote {
     fn fetch_built(&self, host: &str, namespace: &str, key: &Digest, kind: Kind) -> Result<bool, RemoteError> {
-        let mut config = self.config(host)?;
-        config.patience = Patience::impatient();
-        let cache = Cache::new(config)?;
+        let cache = self.cache(host)?.with_patience(Patience::impatient());
         self.tokio.block_on(async {
             let envelopes = cache.entry(namespace, key).await?;
             let policy = self.home.trust()?;

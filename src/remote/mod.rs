@@ -4,6 +4,7 @@
 mod builds;
 mod location;
 mod names;
+mod oci;
 mod pull;
 mod push;
 mod settings;
@@ -12,17 +13,21 @@ mod trust;
 pub use builds::BuildCache;
 pub use location::{Location, with_tag};
 pub use names::{NameChange, NamesAnswer};
+pub use oci::{ImportedWasm, OciPulled};
+pub use preheat_cache_client::oci::{InvalidReference as InvalidOciReference, Pushed as OciPushed, Reference as OciReference};
 pub use preheat_cache_client::{Blob, ClientError, Progress};
 pub use pull::Pulled;
 pub use push::{Push, Pushed};
 pub use settings::{CacheEntry, Settings};
 
-use preheat_cache_client::{Cache, CacheConfig};
+use preheat_cache_client::Cache;
 use preheat_image::names::MoveError;
 use preheat_image::{Digest, FormatError};
 use preheat_loader::trust::Refusal;
 use preheat_loader::{Home, Store, StoreError, TrustError};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// Why something was not shared.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +109,8 @@ pub struct Remote {
     home: Home,
     store: Store,
     settings: Settings,
+    /// Those that were asked already, with their connections.
+    caches: Mutex<BTreeMap<String, Cache>>,
     tokio: tokio::runtime::Runtime,
 }
 
@@ -115,7 +122,7 @@ impl Remote {
     pub fn new(home: &Home) -> Result<Self, RemoteError> {
         // Writing and hashing block: on one thread, transfers would wait for each other.
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(RemoteError::Start)?;
-        Ok(Self { home: home.clone(), store: home.store()?, settings: Settings::of(home)?, tokio })
+        Ok(Self { home: home.clone(), store: home.store()?, settings: Settings::of(home)?, caches: Mutex::default(), tokio })
     }
 
     /// Which caches are known.
@@ -124,13 +131,14 @@ impl Remote {
         &self.settings
     }
 
-    /// How to reach a cache.
-    fn config(&self, host: &str) -> Result<CacheConfig, RemoteError> {
-        self.settings.config(host)
-    }
-
     fn cache(&self, host: &str) -> Result<Cache, RemoteError> {
-        Ok(Cache::new(self.config(host)?)?)
+        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = caches.get(host) {
+            return Ok(cache.clone());
+        }
+        let cache = Cache::new(self.settings.config(host)?)?;
+        caches.insert(host.to_owned(), cache.clone());
+        Ok(cache)
     }
 
     /// Asks a cache anything that the other methods do not.

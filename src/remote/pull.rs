@@ -3,6 +3,7 @@
 
 use super::location::Location;
 use super::{Remote, RemoteError};
+use preheat_cache_client::oci::{self, Repository};
 use preheat_cache_client::transfer::{Target, pull_blobs};
 use preheat_cache_client::{Blob, BlobSink, Cache, Caches, Progress};
 use preheat_image::keys::PublicKey;
@@ -33,6 +34,14 @@ pub struct Pulled {
     pub known: usize,
     /// Why the name was looked up in what was seen last: the cache does not answer.
     pub offline: Option<String>,
+}
+
+/// Where blobs come from.
+pub(super) enum From<'a> {
+    /// A namespace of a cache.
+    Cache(&'a Cache, &'a str),
+    /// A registry or a layout directory.
+    Repository(&'a dyn Repository),
 }
 
 /// A blob on its way into the store.
@@ -92,6 +101,23 @@ impl Vouched {
         }
         Err(refusal)
     }
+}
+
+/// Who vouches for the image `digest`, of all who say they do at the place that is shown so.
+pub(super) fn vouched_image(shown: &str, digest: &Digest, envelopes: Vec<Envelope>, policy: &TrustPolicy) -> Result<Vouched, RemoteError> {
+    let subject = |statement: &preheat_image::Statement| statement.outputs.first().is_some_and(|first| first.digest == *digest);
+    let vouched = Vouched::choose(envelopes, Kind::Image, policy, subject).map_err(|refusal| RemoteError::Refused {
+        host: shown.to_owned(),
+        digest: *digest,
+        refusal: Box::new(refusal),
+    })?;
+    let described = &vouched.outputs()[0];
+    if described.size > MAX_MANIFEST as u64 || described.media_type != media::MANIFEST {
+        let found = format!("{} bytes of {}", described.size, described.media_type.escape_default());
+        let source = FormatError::NotThisFormat { format: "image manifest", found };
+        return Err(RemoteError::Format { host: shown.to_owned(), subject: digest.to_string(), source });
+    }
+    Ok(vouched)
 }
 
 impl Remote {
@@ -161,7 +187,7 @@ impl Remote {
     }
 
     /// Whether the store has the image whole, and the policy accepts it.
-    fn have(&self, digest: &Digest, policy: &TrustPolicy) -> Option<Pulled> {
+    pub(super) fn have(&self, digest: &Digest, policy: &TrustPolicy) -> Option<Pulled> {
         let image = self.store.load(digest, policy, preheat_loader::LoadOptions::default()).ok()?;
         let blobs: Vec<_> = image.manifest().blobs().collect();
         let whole = blobs.iter().all(|blob| self.store.blob_size(&blob.digest) == Some(blob.size));
@@ -181,38 +207,50 @@ impl Remote {
             return Ok(pulled);
         }
         let envelopes = cache.statements(namespace, digest).await?;
-        let subject = |statement: &preheat_image::Statement| statement.outputs.first().is_some_and(|first| first.digest == *digest);
-        let vouched = Vouched::choose(envelopes, Kind::Image, &policy, subject).map_err(|refusal| RemoteError::Refused {
-            host: cache.name().to_owned(),
-            digest: *digest,
-            refusal: Box::new(refusal),
-        })?;
-        let described = &vouched.outputs()[0];
-        let damaged = |source| RemoteError::Format { host: cache.name().to_owned(), subject: digest.to_string(), source };
-        if described.size > MAX_MANIFEST as u64 || described.media_type != media::MANIFEST {
-            let what = format!("{} bytes of {}", described.size, described.media_type.escape_default());
-            return Err(damaged(FormatError::NotThisFormat { format: "image manifest", found: what }));
-        }
+        let vouched = vouched_image(cache.name(), digest, envelopes, &policy)?;
         let mut bytes = Vec::new();
-        cache.get_blob(namespace, &Blob { digest: *digest, size: described.size }, &mut bytes, &()).await?;
-        let manifest = Manifest::parse(&bytes).map_err(damaged)?;
+        cache.get_blob(namespace, &Blob { digest: *digest, size: vouched.outputs()[0].size }, &mut bytes, &()).await?;
+        self.land(From::Cache(cache, namespace), cache.name(), &bytes, &vouched, &policy, progress).await
+    }
+
+    /// Fetches what an image lacks here, and lets it into the store with the statement that vouches for it.
+    pub(super) async fn land(
+        &self,
+        from: From<'_>,
+        shown: &str,
+        manifest_bytes: &[u8],
+        vouched: &Vouched,
+        policy: &TrustPolicy,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, RemoteError> {
+        let digest = vouched.outputs()[0].digest;
+        let damaged = |source| RemoteError::Format { host: shown.to_owned(), subject: digest.to_string(), source };
+        let manifest = Manifest::parse(manifest_bytes).map_err(damaged)?;
         if let Some(revoked) = manifest.blobs().find(|blob| policy.revokes_blob(&blob.digest)) {
             let refusal = Box::new(Refusal::RevokedBlob(revoked.digest));
-            return Err(RemoteError::Refused { host: cache.name().to_owned(), digest: *digest, refusal });
+            return Err(RemoteError::Refused { host: shown.to_owned(), digest, refusal });
         }
         let wanted: Vec<Descriptor> = manifest.blobs().chain(vouched.outputs().iter().skip(1).cloned()).collect();
         let mut publication = self.store.publish()?;
-        publication.put(media::MANIFEST, &bytes)?;
-        let (blobs, fetched, known) = self.fetch(cache, namespace, &mut publication, wanted, progress).await?;
+        let described = publication.put(media::MANIFEST, manifest_bytes)?;
+        if described.digest != digest {
+            return Err(StoreError::Damaged {
+                digest,
+                path: self.store.blob_path(&digest),
+                what: format!("{shown} gave another manifest"),
+            }
+            .into());
+        }
+        let (blobs, fetched, known) = self.fetch(from, &mut publication, wanted, progress).await?;
         publication.add_statement(&vouched.envelope, &vouched.key)?;
         publication.finish()?;
-        Ok(Pulled { digest: *digest, blobs: blobs + 1, bytes: fetched + described.size, known, offline: None })
+        Ok(Pulled { digest, blobs: blobs + 1, bytes: fetched + described.size, known, offline: None })
     }
 
     /// Gets what a statement vouches for and that is no image: code objects that a build needs.
     pub(super) async fn pull_outputs(&self, cache: &Cache, namespace: &str, vouched: &Vouched) -> Result<(), RemoteError> {
         let mut publication = self.store.publish()?;
-        self.fetch(cache, namespace, &mut publication, vouched.outputs().to_vec(), &()).await?;
+        self.fetch(From::Cache(cache, namespace), &mut publication, vouched.outputs().to_vec(), &()).await?;
         publication.add_statement(&vouched.envelope, &vouched.key)?;
         Ok(publication.finish()?)
     }
@@ -220,8 +258,7 @@ impl Remote {
     /// Fetches the blobs that the store lacks. Says how many there were, their bytes, and how many were there.
     async fn fetch(
         &self,
-        cache: &Cache,
-        namespace: &str,
+        from: From<'_>,
         publication: &mut Publication<'_>,
         wanted: Vec<Descriptor>,
         progress: &dyn Progress,
@@ -234,8 +271,13 @@ impl Remote {
             .collect();
         let known = wanted.len() - missing.len();
         let landing = Arc::new(Landing { store: self.store.clone(), wanted, written: Mutex::default() });
-        let caches = Caches::new(vec![cache.clone()]);
-        let moved = pull_blobs(&caches, namespace, &missing, PARALLEL, &landing, progress).await?;
+        let moved = match from {
+            From::Cache(cache, namespace) => {
+                let caches = Caches::new(vec![cache.clone()]);
+                pull_blobs(&caches, namespace, &missing, PARALLEL, &landing, progress).await?
+            }
+            From::Repository(repository) => oci::pull_blobs(repository, &missing, PARALLEL, &landing, progress).await?,
+        };
         for written in landing.written().drain(..) {
             publication.note(written);
         }

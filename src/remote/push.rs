@@ -43,14 +43,16 @@ pub struct Pushed {
 }
 
 /// An image and all that goes with it, as the local store has it.
-struct Closure {
+pub(super) struct Closure {
+    pub(super) manifest: Vec<u8>,
     blobs: BTreeMap<Digest, u64>,
     /// Those about code first, so that whoever finds the image finds its code.
-    statements: Vec<Envelope>,
+    pub(super) statements: Vec<Envelope>,
 }
 
 impl Closure {
-    fn gather(store: &Store, image: &Digest, namespace: &str) -> Result<Self, RemoteError> {
+    /// What the store has of an image; of the statements those for `namespace`, or all.
+    pub(super) fn gather(store: &Store, image: &Digest, namespace: Option<&str>) -> Result<Self, RemoteError> {
         let bytes = store.read_blob(image, preheat_image::manifest::MAX_SIZE)?;
         let wrong = |source| StoreError::Format { path: store.blob_path(image), source };
         let manifest = Manifest::parse(&bytes).map_err(wrong)?;
@@ -62,7 +64,7 @@ impl Closure {
         for subject in code.chain([*image]) {
             let record = store.entry(&subject)?.unwrap_or_else(|| Record::new(subject));
             let mut found = false;
-            for signed in record.statements.iter().filter(|signed| signed.namespace == namespace) {
+            for signed in record.statements.iter().filter(|signed| namespace.is_none_or(|wanted| signed.namespace == wanted)) {
                 found = true;
                 if seen.insert(signed.statement) {
                     let bytes = store.read_blob(&signed.statement, MAX_STATEMENT)?;
@@ -71,11 +73,23 @@ impl Closure {
                     blobs.extend(signed.outputs.iter().map(|output| (output.digest, output.size)));
                 }
             }
-            if subject == *image && !found {
+            if let Some(namespace) = namespace.filter(|_| subject == *image && !found) {
                 return Err(RemoteError::Usage(other_namespace(image, namespace, &record.statements)));
             }
         }
-        Ok(Self { blobs, statements })
+        Ok(Self { manifest: bytes, blobs, statements })
+    }
+}
+
+impl Closure {
+    /// The blobs, to be read from the store.
+    pub(super) fn uploads(&self, store: &Store) -> Vec<Upload> {
+        let upload = |(digest, size): (&Digest, &u64)| {
+            let path = store.blob_path(digest);
+            let source = Arc::new(move || std::fs::File::open(&path).map(|file| Box::new(file) as Box<dyn std::io::Read + Send>));
+            Upload { blob: Blob { digest: *digest, size: *size }, source }
+        };
+        self.blobs.iter().map(upload).collect()
     }
 }
 
@@ -93,7 +107,7 @@ impl Remote {
     /// # Errors
     /// When the image is not here whole, was not built for that namespace, or the cache does not take it.
     pub fn push(&self, push: &Push<'_>, progress: &dyn Progress) -> Result<Pushed, RemoteError> {
-        let closure = Closure::gather(&self.store, &push.image, &push.to.namespace)?;
+        let closure = Closure::gather(&self.store, &push.image, Some(&push.to.namespace))?;
         let cache = self.cache(&push.to.host)?;
         self.tokio.block_on(async {
             let mut pushed = self.push_closure(&cache, &push.to.namespace, &closure, progress).await?;
@@ -112,15 +126,7 @@ impl Remote {
         closure: &Closure,
         progress: &dyn Progress,
     ) -> Result<Pushed, RemoteError> {
-        let uploads: Vec<Upload> = closure
-            .blobs
-            .iter()
-            .map(|(digest, size)| {
-                let path = self.store.blob_path(digest);
-                let source = Arc::new(move || std::fs::File::open(&path).map(|file| Box::new(file) as Box<dyn std::io::Read + Send>));
-                Upload { blob: Blob { digest: *digest, size: *size }, source }
-            })
-            .collect();
+        let uploads = closure.uploads(&self.store);
         let moved = push_blobs(cache, namespace, &uploads, PARALLEL, progress).await?;
         for envelope in &closure.statements {
             cache.put_entry(namespace, envelope).await?;

@@ -352,7 +352,7 @@ impl Cache {
     pub async fn namespace(&self, namespace: &str) -> Result<Option<NamespaceConfig>, ClientError> {
         let url = self.in_namespace(namespace, &[])?;
         let Some(answer) = found(self.get(url.clone(), MAX_JSON).await)? else { return Ok(None) };
-        parse(&url, &answer.body).map(Some)
+        parse::<NamespaceRow>(&url, &answer.body).map(|row| Some(row.config))
     }
 
     /// Makes a namespace, or changes how it is set up.
