@@ -1,5 +1,4 @@
-//! Clients that nobody here wrote: ccache and Bazel get hits in a raw namespace, and schemathesis finds nothing against the description of
-//! the interface.
+//! Clients that nobody here wrote: ccache and Bazel get hits in a raw namespace.
 //!
 //! Each test starts the real server on an empty directory. A tool that is not installed is said to be missing and its test passes, unless
 //! `PREHEAT_INTEROP=required` is set.

@@ -57,7 +57,7 @@ impl Pki {
 }
 
 async fn server(pki: &Pki, clients: bool) -> (Server, CacheConfig) {
-    let server = Server::start_with(Some(pki.acceptor(clients)), |_, _| reply(200, &[], b"[]")).await;
+    let server = Server::start_with(Some(pki.acceptor(clients)), |_, _| reply(200, &[], br#"{"namespaces":[]}"#)).await;
     let config = config(&format!("https://{}", server.address));
     (server, config)
 }

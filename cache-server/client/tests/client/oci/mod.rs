@@ -21,6 +21,8 @@ pub(crate) struct Shelf {
     pub(crate) manifests: BTreeMap<String, Vec<u8>>,
     pub(crate) blobs: BTreeMap<String, Vec<u8>>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// How many uploads were begun: an id is never given twice, also after one has ended.
+    begun: usize,
 }
 
 pub(crate) type Shared = Arc<Mutex<Shelf>>;
@@ -60,7 +62,8 @@ impl Shelf {
                 None => failure(404, "BLOB_UNKNOWN", &[]),
             },
             ("POST", "blobs", "uploads/") => {
-                let id = format!("u{}", self.uploads.len());
+                let id = format!("u{}", self.begun);
+                self.begun += 1;
                 self.uploads.insert(id.clone(), Vec::new());
                 reply(202, &[("Location", &format!("/v2/team/app/blobs/uploads/{id}?state=a%2Fb"))], b"")
             }
