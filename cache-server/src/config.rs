@@ -24,7 +24,7 @@ pub struct Config {
     pub directory: PathBuf,
     /// A bucket for blobs and records, which several servers may share; without it they are in the directory.
     pub bucket: Option<BucketConfig>,
-    /// Root of the installation to begin with: an envelope, as `preheat key root` writes it. Only read while the service knows no root.
+    /// Root of the installation to begin with: an envelope, as `preheat root` writes it. Only read while the service knows no root.
     pub root: Option<PathBuf>,
     /// Namespaces to make at the start if they are not there, by name; what is there already stays as it is. Without any, and with none
     /// there, a namespace `default` of kind `preheat` is made.
