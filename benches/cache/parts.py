@@ -17,6 +17,8 @@ import time
 
 # The processor of whatever serves, and that of whatever asks.
 SERVING, ASKING = 0, 1
+# Bytes that a client reads at once.
+BUFFER = 1 << 20
 HERE = pathlib.Path(__file__).parent
 
 
@@ -208,6 +210,47 @@ def heads(system, paths, connections, seconds):
             key.fileobj.send(requests[at % len(requests)])
             at += 1
     return statistics.median(times) * 1e6
+
+
+def discard(system, paths, connections, seconds):
+    """GETs over some connections by a client that has the kernel throw the bodies away, which takes less than any use of them would; gives
+    bytes and seconds."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in system.headers.items())
+    requests = [f"GET {path} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode() for path in paths]
+    selector, at, total, nothing = selectors.DefaultSelector(), 0, 0, bytearray(BUFFER)
+    began = time.perf_counter()
+    for _ in range(connections):
+        stream = socket.create_connection(("127.0.0.1", system.port))
+        selector.register(stream, selectors.EVENT_READ, None)
+        stream.send(requests[at % len(requests)])
+        at += 1
+    running = connections
+    while running:
+        for key, _ in selector.select():
+            stream = key.fileobj
+            if key.data is None:
+                answer = stream.recv(4096)
+                head, _, rest = answer.partition(b"\r\n\r\n")
+                length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
+                if not head.startswith(b"HTTP/1.1 200") or length is None:
+                    raise Failed(f"{system.name}: GET: {answer[:40]}")
+                left, total = int(length.split(b":")[1]) - len(rest), total + len(rest)
+            else:
+                read = stream.recv_into(nothing, min(key.data, BUFFER), socket.MSG_TRUNC)
+                if not read:
+                    raise Failed(f"{system.name}: the answer broke off")
+                left, total = key.data - read, total + read
+            if left:
+                selector.modify(stream, selectors.EVENT_READ, left)
+            elif time.perf_counter() - began < seconds:
+                selector.modify(stream, selectors.EVENT_READ, None)
+                stream.send(requests[at % len(requests)])
+                at += 1
+            else:
+                selector.unregister(stream)
+                stream.close()
+                running -= 1
+    return total, time.perf_counter() - began
 
 
 def many_at_once(server, digests, count, size, pause):

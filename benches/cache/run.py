@@ -66,6 +66,7 @@ class Bench:
                     for digests in (large, small):
                         system.check(digests)
                 self.get("GET, 16 MiB", systems, large, 8, "bytes/s", 0.5)
+                self.discard("GET, 16 MiB, bodies thrown away by the kernel", systems, large, 8)
                 self.get("GET, 4 KiB", systems, small, 16, "requests/s", 0.3)
                 self.heads(systems, small)
                 unknown = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(500)]
@@ -100,6 +101,12 @@ class Bench:
                 self.rows.add(what, f"{connections} connections", unit, system.name, done / result["seconds"], target)
                 scale, per = (1e9, "CPU s/GB") if unit == "bytes/s" else (1e6, "CPU µs/request")
                 self.rows.add(what, "processor time of who serves", per, system.name, result["cpu"] / done * scale, None, True)
+
+    def discard(self, what, systems, digests, connections):
+        for turn in in_turn(self.args.rounds, systems):
+            for system in turn:
+                done, seconds = parts.discard(system, [system.path(digest) for digest in digests], connections, self.args.seconds)
+                self.rows.add(what, f"{connections} connections", "bytes/s", system.name, done / seconds)
 
     def heads(self, systems, digests):
         for connections, limit in ((1, 5000), (16, None)):

@@ -138,7 +138,7 @@ impl Ccache {
         command
     }
 
-    /// Compiles with the cache at `url`. `layout=bazel` puts all entries where raw namespaces have them: under `ac/`, with keys of 64 digits.
+    /// Compiles with the remote cache `url`, which is an address and perhaps attributes. `layout=bazel` puts all entries where raw namespaces have them: under `ac/`, with keys of 64 digits.
     fn compile(&self, local: &str, url: &str) -> Vec<u8> {
         let object = format!("{local}.o");
         let mut command = self.command(local);
@@ -166,7 +166,8 @@ fn ccache_finds_what_another_machine_compiled() {
     assert!(ccache.count("first", "remote_storage_write") > 0);
     assert_eq!(service.entry_hits(), 0);
 
-    let second = ccache.compile("second", &service.url());
+    // Its other way to show a token.
+    let second = ccache.compile("second", &format!("http://{}/{NAMESPACE}|bearer-token={}", service.address, service.token));
     assert_eq!(ccache.count("second", "direct_cache_hit"), 1, "{}", service.log());
     assert_eq!(ccache.count("second", "remote_storage_hit"), 1);
     assert_eq!(ccache.count("second", "remote_storage_error"), 0);
@@ -198,7 +199,7 @@ fn bazel_finds_what_another_machine_built() {
     let rule = "genrule(name = \"numbers\", outs = [\"numbers.txt\"], cmd = \"for i in 1 2 3; do echo $$i; done > $@\")\n";
     std::fs::write(workspace.join("BUILD"), rule).unwrap();
     // Two machines: each with an output base of its own, which is where Bazel keeps what it built before.
-    let build = |base: &str| {
+    let build = |base: &str, cache: &[String]| {
         let mut command = command(&bazel, dir.path());
         command.current_dir(&workspace);
         // The system's settings stay: Debian's say there where Bazel itself is.
@@ -207,15 +208,16 @@ fn bazel_finds_what_another_machine_built() {
         command.arg(format!("--output_base={}", dir.path().join(base).display()));
         // Not in a sandbox: not every machine that runs tests lets programs make one.
         command.args(["build", "--spawn_strategy=local", "--color=no", "--curses=no", "--noshow_progress"]);
-        command.arg(format!("--remote_cache={}", service.url()));
-        let said = run(command.arg("//:numbers"));
+        let said = run(command.args(cache).arg("//:numbers"));
         (said, std::fs::read_to_string(workspace.join("bazel-bin/numbers.txt")).unwrap())
     };
-    let (said, numbers) = build("first");
+    let (said, numbers) = build("first", &[format!("--remote_cache={}", service.url())]);
     assert!(!said.contains("remote cache hit"), "{said}");
     assert_eq!(numbers, "1\n2\n3\n");
     assert_eq!(service.entry_hits(), 0);
-    let (said, numbers) = build("second");
+    // Its other way to show a token.
+    let address = format!("--remote_cache=http://{}/{NAMESPACE}", service.address);
+    let (said, numbers) = build("second", &[address, format!("--remote_header=Authorization=Bearer {}", service.token)]);
     assert!(said.contains("1 remote cache hit"), "{said}\n{}", service.log());
     assert_eq!(numbers, "1\n2\n3\n");
     assert_eq!(service.entry_hits(), 1);
