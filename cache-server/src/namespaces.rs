@@ -3,6 +3,7 @@
 use crate::error::ApiError;
 use crate::records::{NAMESPACES, count_key, namespace_key, removal_key};
 use crate::storage::{Blobs, Expect, Meta, Namespace, StorageError, Version};
+use crate::usage;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use preheat_image::api::{NamespaceConfig, NamespaceKind};
@@ -177,6 +178,7 @@ impl Namespaces {
             }
         }
         self.meta.delete(&count_key(namespace)).await?;
+        usage::forget(self.meta.as_ref(), namespace).await?;
         let mut entries = blobs.list(namespace);
         while let Some(entry) = entries.next().await {
             blobs.delete(namespace, &entry?.digest).await?;

@@ -186,6 +186,21 @@ impl Statements<'_> {
         Err(Refusal::Missing { missing: 1, first: subject.digest }.into())
     }
 
+    /// A part of an image that is in none of `layers`; the others are held from now on. What is no manifest has no parts.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub(crate) async fn missing_part(&self, layers: &[Namespace], image: &Digest) -> Result<Option<Digest>, StorageError> {
+        for layer in layers {
+            let Some(bytes) = self.small_blob(layer, image, MAX_MANIFEST).await? else { continue };
+            let Ok(manifest) = Manifest::parse(&bytes) else { return Ok(None) };
+            let parts: Vec<Digest> = manifest.blobs().map(|part| part.digest).collect();
+            let sizes = self.sizes(layers, &parts).await?;
+            return Ok(parts.into_iter().zip(sizes).find(|(_, size)| size.is_none()).map(|(part, _)| part));
+        }
+        Ok(None)
+    }
+
     /// The bytes of a blob of at most `max` bytes, verified. A damaged one is put aside and is not there.
     async fn small_blob(&self, namespace: &Namespace, digest: &Digest, max: usize) -> Result<Option<Vec<u8>>, StorageError> {
         let Some(blob) = self.blobs.open(namespace, digest).await? else { return Ok(None) };

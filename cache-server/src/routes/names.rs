@@ -187,6 +187,15 @@ async fn check_new(
             return Err(ApiError::refused("output-missing", format!("`{name}` would lead to {digest}, which is not there; push it first")));
         }
     }
+    // The parts too: those of an overlay's image may be below it, where a collection that goes on knows nothing of this name yet.
+    for (name, digest) in moved {
+        if let Some(part) = statements.missing_part(layers, digest).await? {
+            return Err(ApiError::refused(
+                "output-missing",
+                format!("`{name}` would lead to an image whose part {part} is not there; push it again first"),
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -201,6 +210,7 @@ mod tests {
     use bytes::Bytes;
     use preheat_image::api::NamespaceBuilder;
     use preheat_image::keys::SecretKey;
+    use preheat_image::manifest::{Artefact, Descriptor, Manifest};
     use preheat_image::names::MoveKind;
 
     struct Setup {
@@ -351,6 +361,18 @@ mod tests {
         setup.blob(b"other").await;
         let second = signed(moved(Some(&first), "other:v1", b"other"));
         setup.put(&tag(&first), &second).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn names_lead_only_to_images_whose_parts_are_there() {
+        let setup = Setup::new().await;
+        let part = Artefact::of(Descriptor::of(media::HEAP, b"part"));
+        let manifest = Manifest::new(None, None, vec![part]).to_bytes();
+        setup.blob(&manifest).await;
+        let first = signed(moved(None, "app:v1", &manifest));
+        assert_eq!(setup.refused(&Condition::Nothing, &first).await, (422, "output-missing"));
+        setup.blob(b"part").await;
+        setup.put(&Condition::Nothing, &first).await.unwrap();
     }
 
     #[test]
