@@ -232,16 +232,19 @@ impl Tier {
         self.unlink(key);
     }
 
-    /// Evicts what went unused for longest until the tier is a tenth below its limits, and `spare` bytes more.
+    /// Evicts what went unused for longest until the tier is a tenth below its limits, and `spare` bytes more. What fills the tier alone goes
+    /// before all else: it would have to go in the end, and would drive out everything on the way.
     pub(crate) fn shrink(&self, spare: u64) {
         let evicted = {
             let mut index = self.index();
-            let bytes = (self.0.max_bytes - self.0.max_bytes / 10).min(index.bytes.saturating_sub(spare));
+            let most = self.0.max_bytes - self.0.max_bytes / 10;
+            let bytes = most.min(index.bytes.saturating_sub(spare));
             let blobs = self.0.max_blobs - self.0.max_blobs / 10;
-            let mut oldest: Vec<(u32, TierKey)> = index.entries.iter().map(|(key, entry)| (entry.used, *key)).collect();
-            oldest.sort_unstable_by_key(|(used, _)| *used);
+            let order = |(key, entry): (&TierKey, &Entry)| (entry.size <= most, entry.used, *key);
+            let mut oldest: Vec<(bool, u32, TierKey)> = index.entries.iter().map(order).collect();
+            oldest.sort_unstable_by_key(|(fits, used, _)| (*fits, *used));
             let mut evicted = Vec::new();
-            for (_, key) in oldest {
+            for (.., key) in oldest {
                 if index.bytes <= bytes && index.entries.len() <= blobs {
                     break;
                 }
