@@ -6,7 +6,7 @@
 use crate::elf;
 use crate::{CpuLevel, Digest, FormatError};
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
 /// Alignment of every section in bytes: the page size of x86-64.
 pub const ALIGN: u64 = PAGE as u64;
@@ -183,6 +183,20 @@ impl CodeObject {
         cpu: CpuLevel,
         sections: &[(SectionKind, u32, &str, &[u8])],
     ) -> Result<Vec<u8>, FormatError> {
+        Self::encode_with_symbols(source, key, cpu, sections, None)
+    }
+
+    /// Writes a code object as [`Self::encode`] does, with symbols for tools.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_SECTIONS`], or a symbol names a section that is not there.
+    pub fn encode_with_symbols(
+        source: Digest,
+        key: Digest,
+        cpu: CpuLevel,
+        sections: &[(SectionKind, u32, &str, &[u8])],
+        symbols: Option<&SymbolTable>,
+    ) -> Result<Vec<u8>, FormatError> {
         let damaged = |what: String| FormatError::Damaged { format: FORMAT, what };
         if sections.len() > MAX_SECTIONS {
             return Err(damaged(format!("{} sections, at most {MAX_SECTIONS} allowed", sections.len())));
@@ -211,9 +225,27 @@ impl CodeObject {
         }
         let names_at = narrow(names.len())?;
         names.extend_from_slice(b".shstrtab\0");
+        if symbols.is_some() {
+            names.extend_from_slice(b".symtab\0");
+        }
         headers.push(section_header(names_at, elf::SHT_STRTAB, 0, bytes.len() as u64, names.len() as u64));
         bytes.extend_from_slice(&names);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
+        if let Some(symbols) = symbols {
+            let table = symbols.to_elf(&headers[1..=sections.len()])?;
+            // The null header is before those of the sections.
+            let named = headers[1..=sections.len()].get_mut(symbols.names);
+            named.ok_or_else(|| damaged("the symbols' names are in no section".into()))?.kind = elf::SHT_STRTAB.into();
+            let name = names_at + narrow(b".shstrtab\0".len())?;
+            let mut header = section_header(name, elf::SHT_SYMTAB, 0, bytes.len() as u64, size_of_val(&*table) as u64);
+            header.link = narrow(symbols.names + 1)?.into();
+            // All are local: two functions may have one name.
+            header.info = narrow(table.len())?.into();
+            header.align = 8.into();
+            header.entry_size = U64::new(size_of::<elf::Symbol>() as u64);
+            headers.push(header);
+            bytes.extend_from_slice(table.as_bytes());
+        }
         let headers_at = bytes.len() as u64;
         bytes.extend_from_slice(headers.as_bytes());
 
@@ -232,7 +264,7 @@ impl CodeObject {
             program_header_count: 0.into(),
             section_header_size: count(size_of::<elf::SectionHeader>())?,
             section_header_count: count(headers.len())?,
-            section_names: count(headers.len() - 1)?,
+            section_names: count(sections.len() + 1)?,
         };
         let header = Header {
             magic: MAGIC,
@@ -250,6 +282,49 @@ impl CodeObject {
         let front = [file.as_bytes(), header.as_bytes(), entries.as_bytes()].concat();
         bytes[..front.len()].copy_from_slice(&front);
         Ok(bytes)
+    }
+}
+
+/// A name for tools to show for a part of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symbol {
+    /// Where its name begins in [`SymbolTable::names`]; a zero byte ends it.
+    pub name: u32,
+    /// Position of the section in the list of sections.
+    pub section: usize,
+    /// Where it begins in the section.
+    pub offset: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Symbols of functions, which tools show. The loader does not look at them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SymbolTable {
+    /// Position in the list of sections of the one with the names. Its first byte is zero.
+    pub names: usize,
+    /// The symbols.
+    pub symbols: Vec<Symbol>,
+}
+
+impl SymbolTable {
+    /// The table as ELF has it, with the null symbol in front. `headers` are those of the sections.
+    fn to_elf(&self, headers: &[elf::SectionHeader]) -> Result<Vec<elf::Symbol>, FormatError> {
+        let damaged = |what: &str| FormatError::Damaged { format: FORMAT, what: what.into() };
+        let mut table = vec![elf::Symbol::new_zeroed()];
+        for symbol in &self.symbols {
+            let header = headers.get(symbol.section).ok_or_else(|| damaged("a symbol is in no section"))?;
+            let section = u16::try_from(symbol.section + 1).map_err(|_| damaged("too many sections"))?;
+            table.push(elf::Symbol {
+                name: symbol.name.into(),
+                info: elf::STT_FUNC,
+                other: 0,
+                section: section.into(),
+                value: header.address + symbol.offset,
+                size: symbol.size.into(),
+            });
+        }
+        Ok(table)
     }
 }
 
@@ -303,6 +378,27 @@ mod tests {
         assert_eq!(text.data().unwrap(), [0xc3; 5000]);
         assert_eq!(text.kind(), object::SectionKind::Text);
         assert_eq!(file.section_by_name(".preheat.functions").unwrap().data().unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn tools_see_symbols() {
+        use object::{Object as _, ObjectSymbol as _};
+        let sections: [(SectionKind, u32, &str, &[u8]); 2] =
+            [(SectionKind::Text, 0, ".text", &[0xc3; 10]), (SectionKind::ReadOnly, 9, ".preheat.strings", b"\0first\0second\0")];
+        let symbol = |name, offset| Symbol { name, section: 0, offset, size: 5 };
+        let encode = |symbols: &SymbolTable| {
+            CodeObject::encode_with_symbols(Digest::of(b"wasm"), Digest::of(b"key"), CpuLevel::V3, &sections, Some(symbols))
+        };
+        let mut table = SymbolTable { names: 1, symbols: vec![symbol(1, 0), symbol(7, 5)] };
+        let bytes = encode(&table).unwrap();
+        assert_eq!(CodeObject::parse(&bytes, bytes.len() as u64).unwrap().sections.len(), 2);
+        let file = object::File::parse(&*bytes).unwrap();
+        let seen: Vec<_> = file.symbols().map(|symbol| (symbol.name().unwrap(), symbol.address(), symbol.size())).collect();
+        assert_eq!(seen, [("first", 4096, 5), ("second", 4101, 5)]);
+        table.names = 2;
+        assert!(encode(&table).is_err());
+        table.symbols[0].section = 2;
+        assert!(encode(&table).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Everything that is written to a disk or sent over a wire is defined here, byte by byte: what a [`Digest`] looks like as text, the
 //! [`Manifest`] that names an image's artefacts, the [`Statement`] that a builder signs, the [`code`] object and [`heap`] snapshot
-//! containers, [`chunks`] lists, the [`key`]s under which builds are found again, [`Reference`]s, the [`record`]s that a store keeps, and the
+//! containers, what the [`native`] engine's code objects hold and the [`abi`] of their code, [`chunks`] lists, the [`key`]s under which builds are found again, [`Reference`]s, the [`record`]s that a store keeps, and the
 //! [`signed`] documents (a [`root`], [`names`], a list of [`revocation`]s) and JSON (the [`api`]) that a cache and its clients exchange.
 //! `docs/image-format.md` is the specification; the constants here carry its names.
 //!
@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod abi;
 pub mod api;
 pub mod chunks;
 pub mod code;
@@ -23,6 +24,7 @@ pub mod keys;
 pub mod manifest;
 pub mod media;
 pub mod names;
+pub mod native;
 pub mod record;
 pub mod reference;
 pub mod revocation;
