@@ -123,7 +123,8 @@ pub struct TableRecord {
 pub struct ImportedTable {
     /// Address of the owner's [`TableRecord`].
     pub record: u64,
-    /// The owner's context. For a table of the host, in which there are no local entries, any readable address.
+    /// The owner's context. For a table of the host, in which there are no local entries, the address of any readable
+    /// [`ContextHeader`].
     pub context: u64,
 }
 
@@ -267,6 +268,23 @@ pub struct ContextCounts {
     pub element_segments: u32,
 }
 
+impl ContextCounts {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        memories: 0,
+        imported_memories: 0,
+        globals: 0,
+        imported_globals: 0,
+        tables: 0,
+        imported_tables: 0,
+        imported_functions: 0,
+        tags: 0,
+        imported_tags: 0,
+        data_segments: 0,
+        element_segments: 0,
+    };
+}
+
 /// Offsets in a context of its arrays, in bytes from its beginning. Each array is in the order of the module's index space, imports and
 /// own things counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,6 +321,28 @@ pub struct ContextLayout {
 impl ContextLayout {
     /// The largest context in bytes: Cranelift's offsets are signed 32-bit numbers.
     pub const MAX_SIZE: u32 = i32::MAX as u32 & !(VALUE_SIZE - 1);
+
+    /// The layout of a module that has nothing.
+    pub const EMPTY: Self = {
+        // The header's size.
+        let end = 32;
+        assert!(end as usize == size_of::<ContextHeader>());
+        Self {
+            counts: ContextCounts::NONE,
+            memories: end,
+            globals: end,
+            imported_memories: end,
+            imported_globals: end,
+            tables: end,
+            imported_tables: end,
+            imported_functions: end,
+            tags: end,
+            imported_tags: end,
+            dropped_data: end,
+            dropped_elements: end,
+            size: end,
+        }
+    };
 
     /// Where everything is. `None` if it is more than [`Self::MAX_SIZE`].
     #[must_use]
@@ -772,6 +812,7 @@ mod tests {
 
     #[test]
     fn a_context_that_is_too_large_has_no_layout() {
+        assert_eq!(ContextLayout::new(ContextCounts::default()), Some(ContextLayout::EMPTY));
         assert_eq!(ContextLayout::new(ContextCounts { globals: u32::MAX, ..ContextCounts::default() }), None);
         let counts = ContextCounts { globals: ContextLayout::MAX_SIZE / 16 - 2, ..ContextCounts::default() };
         assert_eq!(ContextLayout::new(counts).map(|layout| layout.size), Some(ContextLayout::MAX_SIZE));

@@ -1,0 +1,46 @@
+//! Why Wasm did not become a code object.
+
+use preheat_image::FormatError;
+
+/// Wasm that can't be compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// The bytes are no valid Wasm, whatever features are on.
+    #[error("invalid Wasm at offset {offset:#x}: {message}")]
+    Invalid {
+        /// Where in the bytes.
+        offset: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// Valid Wasm, but of a feature that the native engine does not have.
+    #[error("the native engine does not support {feature}")]
+    Unsupported {
+        /// The feature, in words.
+        feature: &'static str,
+    },
+    /// Valid Wasm, but too large in some way.
+    #[error("{what} is too large for the native engine")]
+    Limit {
+        /// What is too large.
+        what: String,
+    },
+    /// The code generator failed: a defect in this crate or in Cranelift.
+    #[error("can't generate code for {what}: {message}")]
+    Codegen {
+        /// For what.
+        what: String,
+        /// What the code generator says.
+        message: String,
+    },
+    /// The code object could not be written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+impl From<wasmparser::BinaryReaderError> for CompileError {
+    fn from(error: wasmparser::BinaryReaderError) -> Self {
+        Self::Invalid { offset: error.offset(), message: error.message().to_owned() }
+    }
+}

@@ -1,0 +1,145 @@
+//! Preheat's compiler: WebAssembly to machine code, in code objects of the native engine.
+//!
+//! [`Compiler::compile`] reads a core module, translates each function to Cranelift's intermediate language (CLIF), has Cranelift make machine
+//! code of it, and links everything into a file that a loader maps as it is ([`preheat_image::native`]). What the code expects of the
+//! runtime that calls it is in [`preheat_image::abi`].
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `features` | which Wasm is supported, and what an unsupported module would need |
+//! | `module`, `constants` | what a module declares |
+//! | `translate/` | a function's instructions to CLIF, a family of them a file |
+//! | `trampolines`, `helpers` | the functions in the text that are not the module's |
+//! | `codegen`, `parallel` | CLIF to bytes, on several threads |
+//! | `segments` | initial memories and tables |
+//! | `link` | everything to a code object |
+//!
+//! The same bytes and options give the same code object, however many threads take part.
+
+#![forbid(unsafe_code)]
+
+mod codegen;
+mod constants;
+mod error;
+mod features;
+mod helpers;
+mod link;
+mod module;
+mod parallel;
+mod segments;
+mod signature;
+mod target;
+mod trampolines;
+mod translate;
+
+pub use error::CompileError;
+
+use cranelift_codegen::isa::OwnedTargetIsa;
+use preheat_image::{CpuLevel, Digest};
+use std::num::NonZeroUsize;
+
+/// How hard to optimise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Optimize {
+    /// For speed.
+    #[default]
+    Speed,
+    /// For speed without making the code larger.
+    Size,
+    /// Not at all: quick to compile.
+    None,
+}
+
+impl Optimize {
+    /// The text of this choice in keys.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Speed => "speed",
+            Self::Size => "size",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Options of the compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// The CPU level that the code may assume.
+    pub cpu: CpuLevel,
+    /// How hard to optimise.
+    pub optimize: Optimize,
+    /// Whether code can be interrupted.
+    pub interruptible: bool,
+    /// Whether to write the table that leads from code back to Wasm.
+    pub address_map: bool,
+    /// Whether Cranelift checks what it is given: for tests. Changes no code.
+    pub verify: bool,
+    /// How many threads compile; without, as many as the process may use. Changes no code.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl CompileOptions {
+    /// The usual options for a CPU level.
+    #[must_use]
+    pub const fn new(cpu: CpuLevel) -> Self {
+        Self { cpu, optimize: Optimize::Speed, interruptible: true, address_map: true, verify: false, threads: None }
+    }
+
+    /// All options that change code, but the CPU level, as text for build keys.
+    #[must_use]
+    pub fn to_key_text(&self) -> String {
+        let yes = |on: bool| if on { "yes" } else { "no" };
+        format!("optimize={} interruptible={} address-map={}", self.optimize.name(), yes(self.interruptible), yes(self.address_map))
+    }
+}
+
+/// Which Wasm the compiler takes, as text for build keys.
+pub const FEATURES: &str = "Wasm 2.0, extended constants, tail calls, multiple memories, relaxed SIMD";
+
+/// The code generator and its version, as text for build keys.
+pub const CODE_GENERATOR: &str = concat!("cranelift ", "0.135.8");
+
+/// A compiler for one set of options.
+pub struct Compiler {
+    options: CompileOptions,
+    isa: OwnedTargetIsa,
+}
+
+impl Compiler {
+    /// Makes a compiler.
+    ///
+    /// # Errors
+    /// When Cranelift refuses the options.
+    pub fn new(options: CompileOptions) -> Result<Self, CompileError> {
+        Ok(Self { options, isa: target::target(&options)? })
+    }
+
+    /// The options.
+    #[must_use]
+    pub fn options(&self) -> &CompileOptions {
+        &self.options
+    }
+
+    /// Compiles the core module `wasm` into a code object under the build key `key`.
+    ///
+    /// # Errors
+    /// When the bytes are no valid Wasm, want a feature that the native engine lacks, or are too large.
+    pub fn compile(&self, wasm: &[u8], key: Digest) -> Result<Vec<u8>, CompileError> {
+        self.compile_supported(wasm, key).map_err(|error| features::classify(wasm, error))
+    }
+
+    fn compile_supported(&self, wasm: &[u8], key: Digest) -> Result<Vec<u8>, CompileError> {
+        let (module, bodies) = module::parse(wasm)?;
+        let ranges: Vec<(u32, u32)> = bodies.iter().map(|body| body_range(&body.body)).collect::<Result<_, _>>()?;
+        let code = parallel::compile(&module, bodies, &self.options, &*self.isa)?;
+        let parts = link::link(&module, code, &ranges, &self.options)?;
+        Ok(parts.encode(Digest::of(wasm), key, self.options.cpu)?)
+    }
+}
+
+/// Where a body is in the Wasm, and its size.
+fn body_range(body: &wasmparser::FunctionBody<'_>) -> Result<(u32, u32), CompileError> {
+    let range = body.range();
+    Ok((module::narrow(range.start, "the module")?, module::narrow(range.len(), "a function body")?))
+}

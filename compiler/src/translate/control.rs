@@ -1,0 +1,272 @@
+//! Blocks, loops, conditions and branches.
+
+use super::{Translator, block_args};
+use crate::CompileError;
+use crate::signature::clif_type;
+use cranelift_codegen::ir::{Block, InstBuilder as _, JumpTableData, Type, Value};
+use preheat_image::abi::TrapCode;
+use std::collections::HashMap;
+use wasmparser::{BlockType, BrTable, Operator};
+
+/// A control frame.
+pub(super) struct Frame {
+    kind: FrameKind,
+    /// Where it is left; what is on top of the stack then are the block's parameters.
+    exit: Block,
+    /// Something branches to `exit`.
+    exit_reached: bool,
+    params: usize,
+    results: usize,
+    /// How many operands are below its parameters.
+    height: usize,
+}
+
+enum FrameKind {
+    Function,
+    Block,
+    /// Branches go to the header.
+    Loop {
+        header: Block,
+    },
+    /// The first part of a condition, with what the second part begins with.
+    If {
+        otherwise: Block,
+        arguments: Vec<Value>,
+    },
+    /// The second part.
+    Else,
+    /// Begun where nothing is reachable.
+    Dead,
+}
+
+impl Frame {
+    /// Where a branch goes, and with how many operands.
+    fn target(&self) -> (Block, usize) {
+        match self.kind {
+            FrameKind::Loop { header } => (header, self.params),
+            _ => (self.exit, self.results),
+        }
+    }
+}
+
+impl Translator<'_, '_> {
+    /// Begins the frame of the function.
+    pub(super) fn push_function_frame(&mut self, results: &[Type]) {
+        let exit = self.block(results);
+        let frame = Frame { kind: FrameKind::Function, exit, exit_reached: false, params: 0, results: results.len(), height: 0 };
+        self.frames.push(frame);
+    }
+
+    pub(super) fn control(&mut self, operator: &Operator<'_>) -> Result<bool, CompileError> {
+        match operator {
+            Operator::Unreachable => self.trap(TrapCode::Unreachable),
+            Operator::Block { blockty } => {
+                let (params, results) = self.block_types(*blockty);
+                let exit = self.block(&results);
+                self.push_frame(FrameKind::Block, exit, params.len(), results.len());
+            }
+            Operator::Loop { blockty } => {
+                let (params, results) = self.block_types(*blockty);
+                let header = self.block(&params);
+                let arguments = self.pop_canonical(params.len());
+                self.builder.ins().jump(header, &block_args(&arguments));
+                self.builder.switch_to_block(header);
+                self.stack.extend_from_slice(self.builder.block_params(header));
+                self.push_frame(FrameKind::Loop { header }, header, params.len(), results.len());
+                self.check_interrupt();
+            }
+            Operator::If { blockty } => {
+                let condition = self.pop();
+                let (params, results) = self.block_types(*blockty);
+                let arguments = self.stack[self.stack.len() - params.len()..].to_vec();
+                let (then, otherwise) = (self.builder.create_block(), self.builder.create_block());
+                let exit = self.block(&results);
+                self.builder.ins().brif(condition, then, &[], otherwise, &[]);
+                self.builder.seal_block(then);
+                self.builder.seal_block(otherwise);
+                self.push_frame(FrameKind::If { otherwise, arguments }, exit, params.len(), results.len());
+                self.builder.switch_to_block(then);
+            }
+            Operator::Else => self.otherwise(),
+            Operator::End => self.end(),
+            Operator::Br { relative_depth } => {
+                let (target, count) = self.branch(*relative_depth);
+                let arguments = self.pop_canonical(count);
+                self.builder.ins().jump(target, &block_args(&arguments));
+                self.reachable = false;
+            }
+            Operator::BrIf { relative_depth } => {
+                let condition = self.pop();
+                let (target, count) = self.branch(*relative_depth);
+                let arguments = self.peek_canonical(count);
+                let next = self.builder.create_block();
+                self.builder.ins().brif(condition, target, &block_args(&arguments), next, &[]);
+                self.builder.seal_block(next);
+                self.builder.switch_to_block(next);
+            }
+            Operator::BrTable { targets } => self.branch_table(targets)?,
+            Operator::Return => {
+                let results = self.frames[0].results;
+                let values = self.pop_canonical(results);
+                self.builder.ins().return_(&values);
+                self.reachable = false;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Follows the nesting where nothing is reachable.
+    pub(super) fn unreachable_operator(&mut self, operator: &Operator<'_>) {
+        match operator {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
+                // Never branched to: everything inside is as unreachable.
+                let exit = self.frames[0].exit;
+                self.push_frame(FrameKind::Dead, exit, 0, 0);
+            }
+            Operator::Else => self.otherwise(),
+            Operator::End => self.end(),
+            _ => {}
+        }
+    }
+
+    fn push_frame(&mut self, kind: FrameKind, exit: Block, params: usize, results: usize) {
+        // In dead code the stack may lack operands.
+        let height = self.stack.len().saturating_sub(params);
+        self.frames.push(Frame { kind, exit, exit_reached: false, params, results, height });
+    }
+
+    /// Parameters and results of a block.
+    fn block_types(&self, ty: BlockType) -> (Vec<Type>, Vec<Type>) {
+        let convert = |types: &[preheat_image::abi::ValueType]| types.iter().map(|ty| clif_type(*ty)).collect();
+        match ty {
+            BlockType::Empty => (Vec::new(), Vec::new()),
+            BlockType::Type(ty) => (Vec::new(), crate::signature::value_type(ty).map(clif_type).into_iter().collect()),
+            BlockType::FuncType(ty) => {
+                let module = self.env.module;
+                let ty = &module.types[module.type_numbers[ty as usize] as usize];
+                (convert(&ty.params), convert(&ty.results))
+            }
+        }
+    }
+
+    /// A block with parameters of these types.
+    fn block(&mut self, params: &[Type]) -> Block {
+        let block = self.builder.create_block();
+        for ty in params {
+            self.builder.append_block_param(block, *ty);
+        }
+        block
+    }
+
+    /// The frame to which a branch goes.
+    fn branch(&mut self, depth: u32) -> (Block, usize) {
+        let position = self.frames.len() - 1 - depth as usize;
+        let frame = &mut self.frames[position];
+        frame.exit_reached = true;
+        frame.target()
+    }
+
+    /// The top operands with vectors in their canonical type, left where they are.
+    fn peek_canonical(&mut self, count: usize) -> Vec<Value> {
+        let values = self.pop_canonical(count);
+        self.stack.extend_from_slice(&values);
+        values
+    }
+
+    fn branch_table(&mut self, targets: &BrTable<'_>) -> Result<(), CompileError> {
+        let index = self.pop();
+        let (_, count) = self.branch(targets.default());
+        let arguments = self.pop_canonical(count);
+        // Jump tables of Cranelift pass no arguments: a block between does, one for each frame.
+        let mut between: HashMap<u32, Block> = HashMap::new();
+        let mut order = Vec::new();
+        let mut destination = |this: &mut Self, depth: u32| {
+            let (target, _) = this.branch(depth);
+            if count == 0 {
+                return target;
+            }
+            *between.entry(depth).or_insert_with(|| {
+                let block = this.builder.create_block();
+                order.push((block, target));
+                block
+            })
+        };
+        let mut calls = Vec::with_capacity(targets.len() as usize);
+        for depth in targets.targets() {
+            let block = destination(self, depth?);
+            calls.push(self.builder.func.dfg.block_call(block, &[]));
+        }
+        let default = destination(self, targets.default());
+        let default = self.builder.func.dfg.block_call(default, &[]);
+        let table = self.builder.create_jump_table(JumpTableData::new(default, &calls));
+        self.builder.ins().br_table(index, table);
+        for (block, target) in order {
+            self.builder.switch_to_block(block);
+            self.builder.seal_block(block);
+            self.builder.ins().jump(target, &block_args(&arguments));
+        }
+        self.reachable = false;
+        Ok(())
+    }
+
+    /// `else`: the first part of a condition ends.
+    fn otherwise(&mut self) {
+        let reachable = self.reachable;
+        let frame = self.frames.last_mut().expect("validation balances blocks");
+        let FrameKind::If { otherwise, arguments } = std::mem::replace(&mut frame.kind, FrameKind::Else) else {
+            frame.kind = FrameKind::Dead;
+            return;
+        };
+        let (exit, results, height) = (frame.exit, frame.results, frame.height);
+        frame.exit_reached |= reachable;
+        if reachable {
+            let values = self.pop_canonical(results);
+            self.builder.ins().jump(exit, &block_args(&values));
+        }
+        self.builder.switch_to_block(otherwise);
+        self.stack.truncate(height);
+        self.stack.extend(arguments);
+        self.reachable = true;
+    }
+
+    /// `end` of a block or of the function.
+    fn end(&mut self) {
+        let mut frame = self.frames.pop().expect("validation balances blocks");
+        match &frame.kind {
+            FrameKind::Dead => return,
+            FrameKind::Loop { header } => {
+                self.builder.seal_block(*header);
+                if !self.reachable {
+                    self.stack.truncate(frame.height);
+                }
+                return;
+            }
+            FrameKind::If { .. } => {
+                // There is no second part: it passes its parameters on.
+                self.frames.push(frame);
+                self.otherwise();
+                frame = self.frames.pop().expect("it was pushed");
+            }
+            FrameKind::Function | FrameKind::Block | FrameKind::Else => {}
+        }
+        if frame.exit_reached {
+            if self.reachable {
+                let values = self.pop_canonical(frame.results);
+                self.builder.ins().jump(frame.exit, &block_args(&values));
+            }
+            self.builder.switch_to_block(frame.exit);
+            self.builder.seal_block(frame.exit);
+            self.stack.truncate(frame.height);
+            self.stack.extend_from_slice(self.builder.block_params(frame.exit));
+            self.reachable = true;
+        } else if !self.reachable {
+            self.stack.truncate(frame.height);
+        }
+        if matches!(frame.kind, FrameKind::Function) && self.reachable {
+            let values = self.pop_canonical(frame.results);
+            self.builder.ins().return_(&values);
+            self.reachable = false;
+        }
+    }
+}

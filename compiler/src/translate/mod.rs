@@ -1,0 +1,378 @@
+//! From a function's Wasm to CLIF, one instruction after the other.
+//!
+//! The [`Translator`] keeps what the specification's abstract machine keeps: a stack of operands, here of CLIF values, and a stack of control
+//! frames. Each family of instructions has a file, with one method that either translates an instruction or says that it is not of
+//! its family. What is validated is not checked again: an operand that must be there is there.
+//!
+//! A 128-bit operand has whatever vector type the last instruction gave it. Whoever takes it asks for the type that it needs
+//! ([`Translator::pop_vector`]); where control flow joins, and at calls, all are of the type [`clif_type`](crate::signature::clif_type) says.
+
+mod bulk;
+mod calls;
+mod control;
+mod conversions;
+mod floats;
+mod integers;
+mod memory;
+mod simd;
+mod tables;
+mod variables;
+
+use crate::CompileError;
+use crate::module::Module;
+use crate::signature::{clif_type, libcall_stub};
+use crate::target::Capabilities;
+use control::Frame;
+use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
+use cranelift_codegen::ir::types::{I8X16, I32, I64};
+use cranelift_codegen::ir::{
+    self, AliasRegion, AliasRegionData, Block, BlockArg, Endianness, ExtFuncData, ExternalName, FuncRef, InstBuilder as _, MemFlagsData,
+    SigRef, SourceLoc, Type, UserExternalName, Value,
+};
+use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_frontend::{FunctionBuilder, Variable};
+use preheat_image::abi::{INTERRUPT_OFFSET, Libcall, TrapCode};
+use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
+
+/// What the code of a function may refer to, by the namespace of its CLIF name.
+pub(crate) mod namespace {
+    /// Functions of the module by index.
+    pub(crate) const FUNCTION: u32 = 0;
+    /// Stubs of library calls by number.
+    pub(crate) const LIBCALL: u32 = 1;
+    /// Helpers by number.
+    pub(crate) const HELPER: u32 = 2;
+}
+
+/// Parts of memory that do not overlap, for Cranelift's alias analysis.
+#[derive(Debug, Clone, Copy)]
+enum Region {
+    /// Any memory that is imported: two imports may be the same.
+    ImportedMemory,
+    /// An own memory.
+    Memory(u32),
+    /// Any global that is imported.
+    ImportedGlobal,
+    /// An own global.
+    Global(u32),
+    /// Entries of all tables.
+    Tables,
+    /// Sizes of memories and tables.
+    Sizes,
+    /// What never changes while code runs, or only behind a call.
+    Context,
+}
+
+/// A trap code of ours as Cranelift's.
+pub(crate) const fn trap_code(code: TrapCode) -> ir::TrapCode {
+    ir::TrapCode::unwrap_user(code.number())
+}
+
+/// Flags of an access to a record of the runtime that changes.
+pub(crate) const fn record() -> MemFlagsData {
+    MemFlagsData::trusted().with_endianness(Endianness::Little)
+}
+
+/// Flags of an access to a record of the runtime that never changes.
+pub(crate) const fn constant_record() -> MemFlagsData {
+    record().with_readonly().with_can_move()
+}
+
+/// What a function is translated with.
+#[derive(Clone, Copy)]
+pub(crate) struct Environment<'a> {
+    pub(crate) module: &'a Module<'a>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) frontend: TargetFrontendConfig,
+    /// Look at the interrupt page.
+    pub(crate) interruptible: bool,
+}
+
+/// Translates one function.
+pub(crate) struct Translator<'a, 'f> {
+    env: Environment<'a>,
+    builder: FunctionBuilder<'f>,
+    /// The instance context.
+    context: Value,
+    entry: Block,
+    stack: Vec<Value>,
+    frames: Vec<Frame>,
+    /// Whether the current position can be reached. Where it can't, only the nesting of blocks is followed.
+    reachable: bool,
+    /// It calls other guest functions, so it may be part of a recursion.
+    calls: bool,
+    signatures: Vec<Option<SigRef>>,
+    functions: std::collections::HashMap<UserExternalName, FuncRef>,
+}
+
+/// Validates the function and translates it into the function that `builder` builds.
+///
+/// # Errors
+/// When the body is not valid.
+pub(crate) fn function(
+    env: Environment<'_>,
+    builder: FunctionBuilder<'_>,
+    body: &FunctionBody<'_>,
+    validator: &mut FuncValidator<ValidatorResources>,
+) -> Result<(), CompileError> {
+    let mut translator = Translator::new(env, builder);
+    translator.locals(body, validator)?;
+    let results: Vec<Type> = translator.builder.func.signature.returns.iter().map(|result| result.value_type).collect();
+    translator.push_function_frame(&results);
+    let mut reader = body.get_operators_reader()?;
+    while !reader.eof() {
+        let (operator, offset) = reader.read_with_offset()?;
+        validator.op(offset, &operator)?;
+        translator.builder.set_srcloc(source_location(offset));
+        translator.operator(&operator)?;
+    }
+    reader.finish()?;
+    translator.finish();
+    Ok(())
+}
+
+/// The place of an instruction; modules are smaller than 4 GiB.
+fn source_location(offset: usize) -> SourceLoc {
+    u32::try_from(offset).map_or_else(|_| SourceLoc::default(), SourceLoc::new)
+}
+
+impl<'a, 'f> Translator<'a, 'f> {
+    fn new(env: Environment<'a>, mut builder: FunctionBuilder<'f>) -> Self {
+        let entry = builder.create_block();
+        builder.append_block_params_for_function_params(entry);
+        builder.switch_to_block(entry);
+        builder.seal_block(entry);
+        builder.ensure_inserted_block();
+        let context = builder.block_params(entry)[0];
+        Self {
+            env,
+            builder,
+            context,
+            entry,
+            stack: Vec::new(),
+            frames: Vec::new(),
+            reachable: true,
+            calls: false,
+            signatures: vec![None; env.module.types.len()],
+            functions: std::collections::HashMap::new(),
+        }
+    }
+
+    /// Makes a variable of each parameter and local, numbered as in Wasm.
+    fn locals(&mut self, body: &FunctionBody<'_>, validator: &mut FuncValidator<ValidatorResources>) -> Result<(), CompileError> {
+        let params = self.builder.block_params(self.entry)[1..].to_vec();
+        for param in params {
+            let variable = self.builder.declare_var(self.builder.func.dfg.value_type(param));
+            self.builder.def_var(variable, param);
+        }
+        let mut reader = body.get_binary_reader();
+        for _ in 0..reader.read_var_u32()? {
+            let offset = reader.original_position();
+            let count = reader.read_var_u32()?;
+            let ty: wasmparser::ValType = reader.read()?;
+            validator.define_locals(offset, count, ty)?;
+            let ty = crate::signature::value_type(ty).ok_or_else(|| crate::module::impossible("an unknown local"))?;
+            let zero = self.zero(clif_type(ty));
+            for _ in 0..count {
+                let variable = self.builder.declare_var(clif_type(ty));
+                self.builder.def_var(variable, zero);
+            }
+        }
+        Ok(())
+    }
+
+    fn operator(&mut self, operator: &Operator<'_>) -> Result<(), CompileError> {
+        if !self.reachable {
+            self.unreachable_operator(operator);
+            return Ok(());
+        }
+        let known = self.variable(operator)
+            || self.integer(operator)
+            || self.memory(operator)
+            || self.control(operator)?
+            || self.call(operator)
+            || self.float(operator)
+            || self.conversion(operator)
+            || self.table(operator)
+            || self.bulk(operator)
+            || self.simd(operator);
+        if known { Ok(()) } else { Err(crate::module::impossible(&format!("{operator:?}"))) }
+    }
+
+    /// Ends the function.
+    fn finish(self) {
+        if self.env.interruptible && self.calls {
+            let context = self.context;
+            let mut cursor = FuncCursor::new(self.builder.func).at_first_insertion_point(self.entry);
+            let page = cursor.ins().iadd_imm_s(context, i64::from(INTERRUPT_OFFSET));
+            cursor.ins().atomic_load(I64, interrupt_flags(), page);
+        }
+        self.builder.finalize(self.env.frontend);
+    }
+
+    /// Looks at the interrupt page. Atomic, for an ordinary load would be merged with an earlier one.
+    fn check_interrupt(&mut self) {
+        if self.env.interruptible {
+            let page = self.builder.ins().iadd_imm_s(self.context, i64::from(INTERRUPT_OFFSET));
+            self.builder.ins().atomic_load(I64, interrupt_flags(), page);
+        }
+    }
+
+    fn pop(&mut self) -> Value {
+        self.stack.pop().expect("validation leaves no stack too short")
+    }
+
+    /// Pops two operands, in the order in which they were pushed.
+    fn pop2(&mut self) -> (Value, Value) {
+        let second = self.pop();
+        (self.pop(), second)
+    }
+
+    /// Pops three operands, in the order in which they were pushed.
+    fn pop3(&mut self) -> (Value, Value, Value) {
+        let third = self.pop();
+        let (first, second) = self.pop2();
+        (first, second, third)
+    }
+
+    fn push(&mut self, value: Value) {
+        self.stack.push(value);
+    }
+
+    /// Pops `count` operands with vectors in their canonical type, in the order in which they were pushed.
+    fn pop_canonical(&mut self, count: usize) -> Vec<Value> {
+        let values = self.stack.split_off(self.stack.len() - count);
+        values.into_iter().map(|value| self.canonical(value)).collect()
+    }
+
+    /// A value as it crosses borders: vectors in their canonical type.
+    fn canonical(&mut self, value: Value) -> Value {
+        if self.type_of(value).is_vector() { self.as_vector(value, I8X16) } else { value }
+    }
+
+    /// A vector as one of type `ty`, with the same bits.
+    fn as_vector(&mut self, value: Value, ty: Type) -> Value {
+        if self.type_of(value) == ty {
+            return value;
+        }
+        let flags = MemFlagsData::new().with_endianness(Endianness::Little);
+        self.builder.ins().bitcast(ty, flags, value)
+    }
+
+    fn pop_vector(&mut self, ty: Type) -> Value {
+        let value = self.pop();
+        self.as_vector(value, ty)
+    }
+
+    fn type_of(&self, value: Value) -> Type {
+        self.builder.func.dfg.value_type(value)
+    }
+
+    /// The zero of a type; null for references.
+    fn zero(&mut self, ty: Type) -> Value {
+        match ty {
+            ir::types::F32 => self.builder.ins().f32const(0.0),
+            ir::types::F64 => self.builder.ins().f64const(0.0),
+            ty if ty.is_vector() => self.vector(ty, [0; 16]),
+            ty => self.builder.ins().iconst(ty, 0),
+        }
+    }
+
+    /// A constant vector.
+    fn vector(&mut self, ty: Type, bytes: [u8; 16]) -> Value {
+        let constant = self.builder.func.dfg.constants.insert(bytes.to_vec().into());
+        self.builder.ins().vconst(ty, constant)
+    }
+
+    fn i32_const(&mut self, value: u32) -> Value {
+        self.builder.ins().iconst(I32, i64::from(value))
+    }
+
+    /// A boolean as Wasm has it.
+    fn push_bool(&mut self, value: Value) {
+        let value = self.builder.ins().uextend(I32, value);
+        self.push(value);
+    }
+
+    /// Flags with the alias region.
+    fn in_region(&mut self, flags: MemFlagsData, region: Region) -> MemFlagsData {
+        let (user_id, description) = match region {
+            Region::Context => (0, "context"),
+            Region::Sizes => (1, "sizes"),
+            Region::Tables => (2, "tables"),
+            Region::ImportedMemory => (3, "imported memories"),
+            Region::ImportedGlobal => (4, "imported globals"),
+            Region::Memory(own) => (own << 2 | 1 << 31, "memory"),
+            Region::Global(own) => (own << 2 | 1 << 30, "global"),
+        };
+        let region: AliasRegion = self.builder.func.dfg.alias_regions.insert(AliasRegionData { user_id, description: description.into() });
+        flags.with_alias_region(Some(region))
+    }
+
+    /// Loads from the context what never changes while code runs.
+    fn context_constant(&mut self, ty: Type, offset: u32) -> Value {
+        let flags = self.in_region(constant_record(), Region::Context);
+        self.builder.ins().load(ty, flags, self.context, displacement(offset))
+    }
+
+    /// Loads from a record what never changes while code runs.
+    fn constant_field(&mut self, ty: Type, record: Value, offset: i32) -> Value {
+        let flags = self.in_region(constant_record(), Region::Context);
+        self.builder.ins().load(ty, flags, record, offset)
+    }
+
+    /// The CLIF signature of a type of the module.
+    fn signature(&mut self, ty: u32) -> SigRef {
+        let signature = &mut self.signatures[ty as usize];
+        *signature.get_or_insert_with(|| self.builder.import_signature(self.env.module.signatures[ty as usize].clone()))
+    }
+
+    /// A function in the same text.
+    fn local_function(&mut self, namespace: u32, index: u32, signature: impl FnOnce(&mut Self) -> SigRef) -> FuncRef {
+        let name = UserExternalName::new(namespace, index);
+        if let Some(function) = self.functions.get(&name) {
+            return *function;
+        }
+        let signature = signature(self);
+        let reference = self.builder.func.declare_imported_user_function(name.clone());
+        let data = ExtFuncData { name: ExternalName::user(reference), signature, colocated: true, patchable: false };
+        let function = self.builder.import_function(data);
+        self.functions.insert(name, function);
+        function
+    }
+
+    /// Calls the runtime through the stub of `libcall`. Gives its result, if it has one that is not a status.
+    fn libcall(&mut self, libcall: Libcall, args: &[Value]) -> Option<Value> {
+        let stub =
+            self.local_function(namespace::LIBCALL, libcall.number().into(), |this| this.builder.import_signature(libcall_stub(libcall)));
+        let args: Vec<Value> = [self.context].into_iter().chain(args.iter().copied()).collect();
+        let call = self.builder.ins().call(stub, &args);
+        self.builder.inst_results(call).first().copied()
+    }
+
+    /// Ends the current block with a trap.
+    fn trap(&mut self, code: TrapCode) {
+        self.builder.ins().trap(trap_code(code));
+        self.reachable = false;
+    }
+}
+
+/// Flags of the look at the interrupt page.
+fn interrupt_flags() -> MemFlagsData {
+    MemFlagsData::new().with_aligned().with_endianness(Endianness::Little).with_trap_code(Some(trap_code(TrapCode::Interrupt)))
+}
+
+/// An offset in a context as displacement; [`preheat_image::abi::ContextLayout::MAX_SIZE`] keeps it positive.
+fn displacement(offset: u32) -> i32 {
+    i32::try_from(offset).expect("contexts are smaller than 2 GiB")
+}
+
+/// Values as arguments of a block.
+fn block_args(values: &[Value]) -> Vec<BlockArg> {
+    values.iter().map(|value| BlockArg::Value(*value)).collect()
+}
+
+/// The variable of a local.
+fn local(index: u32) -> Variable {
+    Variable::from_u32(index)
+}
