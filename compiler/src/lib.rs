@@ -129,6 +129,18 @@ impl Compiler {
         self.compile_supported(wasm, key).map_err(|error| features::classify(wasm, error))
     }
 
+    /// The functions of `wasm` as CLIF in text form, before optimisation: for people and tests.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn clif(&self, wasm: &[u8]) -> Result<String, CompileError> {
+        let translate = || {
+            let (module, bodies) = module::parse(wasm)?;
+            parallel::clif(&module, bodies, &self.options, &*self.isa)
+        };
+        translate().map_err(|error| features::classify(wasm, error))
+    }
+
     fn compile_supported(&self, wasm: &[u8], key: Digest) -> Result<Vec<u8>, CompileError> {
         let (module, bodies) = module::parse(wasm)?;
         let ranges: Vec<(u32, u32)> = bodies.iter().map(|body| body_range(&body.body)).collect::<Result<_, _>>()?;

@@ -3,7 +3,6 @@
 use crate::codegen::{self, Compiled, Target};
 use crate::helpers::Helper;
 use crate::module::{Body, Module};
-use crate::target::Capabilities;
 use crate::translate::{self, Environment};
 use crate::{CompileError, CompileOptions, trampolines};
 use cranelift_codegen::Context;
@@ -35,12 +34,7 @@ pub(crate) fn compile(
     options: &CompileOptions,
     isa: &dyn TargetIsa,
 ) -> Result<ModuleCode, CompileError> {
-    let env = Environment {
-        module,
-        capabilities: Capabilities::of(options.cpu),
-        frontend: isa.frontend_config(),
-        interruptible: options.interruptible,
-    };
+    let env = Environment::new(module, options, isa);
     let functions = compile_bodies(env, bodies, options, isa)?;
     let mut worker = Worker::new(env, options, isa);
     let mut rest = |function: Function, what: &str| {
@@ -72,6 +66,23 @@ pub(crate) fn compile(
         helpers.push((helper, rest(helper.build(frontend), helper.name())?));
     }
     Ok(ModuleCode { functions, enter, host, libcalls, helpers })
+}
+
+/// The CLIF of all functions as text, before optimisation.
+pub(crate) fn clif(
+    module: &Module<'_>,
+    bodies: Vec<Body<'_>>,
+    options: &CompileOptions,
+    isa: &dyn TargetIsa,
+) -> Result<String, CompileError> {
+    let mut worker = Worker::new(Environment::new(module, options, isa), options, isa);
+    let mut text = String::new();
+    for body in bodies {
+        worker.translate(body)?;
+        text.push_str(&worker.context.func.display().to_string());
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Compiles functions on several threads. Of several errors, that of the first function is given.
@@ -147,6 +158,17 @@ impl<'a> Worker<'a> {
     /// Validates, translates and compiles a function.
     fn function(&mut self, body: Body<'_>) -> Result<Compiled, CompileError> {
         let index = body.to_validate.index;
+        self.translate(body)?;
+        let module = self.env.module;
+        self.finish(&|| match module.name(index) {
+            Some(name) => format!("function {index} ({name})"),
+            None => format!("function {index}"),
+        })
+    }
+
+    /// Validates a function and translates it into the CLIF of the context.
+    fn translate(&mut self, body: Body<'_>) -> Result<(), CompileError> {
+        let index = body.to_validate.index;
         let module = self.env.module;
         self.context.clear();
         self.context.func.signature = module.signatures[module.functions[index as usize] as usize].clone();
@@ -160,10 +182,7 @@ impl<'a> Worker<'a> {
         }
         translated?;
         self.validator = validator.into_allocations();
-        self.finish(&|| match module.name(index) {
-            Some(name) => format!("function {index} ({name})"),
-            None => format!("function {index}"),
-        })
+        Ok(())
     }
 
     fn finish(&mut self, what: &dyn Fn() -> String) -> Result<Compiled, CompileError> {

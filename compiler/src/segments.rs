@@ -10,6 +10,9 @@ use preheat_image::abi::{NONE, PAGE, ValueType, WASM_PAGE, local_entry};
 use preheat_image::native::{FunctionRecord, MemoryPlan, MemoryRun, SegmentMode, TableFixup, TablePlan};
 use std::collections::BTreeMap;
 
+/// [`PAGE`] as a length in memory.
+const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == PAGE);
 /// Runs that are at most this many zero pages apart become one: a mapping costs more than they do.
 const MERGED_GAP: u32 = 4;
 /// How much larger than the segments what is made of them may be, in bytes, beyond a small multiple.
@@ -110,11 +113,11 @@ pub(crate) fn tables(module: &Module<'_>, functions: &[FunctionRecord]) -> Resul
 }
 
 fn pad(image: &mut Vec<u8>) {
-    image.resize(image.len().next_multiple_of(PAGE as usize), 0);
+    image.resize(image.len().next_multiple_of(PAGE_BYTES), 0);
 }
 
 /// Pages of a memory that are not zero.
-type Pages = BTreeMap<u32, Box<[u8; PAGE as usize]>>;
+type Pages = BTreeMap<u32, Box<[u8; PAGE_BYTES]>>;
 
 /// Applies the data segments that can be, unless an element segment has to come first.
 pub(crate) fn memories(module: &Module<'_>, tables: &InitialTables) -> Result<InitialMemories, CompileError> {
@@ -169,9 +172,9 @@ fn write(pages: &mut Pages, at: u32, bytes: &[u8]) -> u64 {
     let (mut number, mut within) = (at / page, (at % page) as usize);
     let mut rest = bytes;
     while !rest.is_empty() {
-        let (part, others) = rest.split_at(rest.len().min(PAGE as usize - within));
+        let (part, others) = rest.split_at(rest.len().min(PAGE_BYTES - within));
         if part.iter().any(|byte| *byte != 0) || pages.contains_key(&number) {
-            let page = pages.entry(number).or_insert_with(|| Box::new([0; PAGE as usize]));
+            let page = pages.entry(number).or_insert_with(|| Box::new([0; PAGE_BYTES]));
             page[within..within + part.len()].copy_from_slice(part);
         }
         (rest, number, within) = (others, number.wrapping_add(1), 0);
@@ -186,7 +189,7 @@ fn append(initial: &mut InitialMemories, pages: Pages) {
         let end = open.map(|run| run.first.get() + run.pages.get());
         match (&mut open, end.and_then(|end| number.checked_sub(end))) {
             (Some(run), Some(gap)) if gap <= MERGED_GAP => {
-                initial.image.resize(initial.image.len() + gap as usize * PAGE as usize, 0);
+                initial.image.resize(initial.image.len() + gap as usize * PAGE_BYTES, 0);
                 run.pages += gap + 1;
             }
             _ => {

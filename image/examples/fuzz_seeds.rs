@@ -1,5 +1,6 @@
 //! Writes the seeds of the fuzz targets: `cargo run -p preheat-image --example fuzz_seeds -- fuzz/seeds`.
 
+use preheat_image::abi::NONE;
 use preheat_image::api::{
     CollectReport, Contribution, ContributionList, ErrorBody, FindMissing, Missing, NamespaceBuilder, NamespaceConfig, NamespaceKind,
     NamespaceList, NamespaceRow, NamespaceStatistics, StatementList, Statistics,
@@ -10,6 +11,10 @@ use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
 use preheat_image::names::{MoveKind, Names};
+use preheat_image::native::{
+    ConstOp, ExportRecord, Expression, FunctionRange, FunctionRecord, GlobalRecord, MemoryPlan, MemoryRun, NameRecord, NativeParts,
+    StringRange, TablePlan, TypeRecord,
+};
 use preheat_image::record::{Record, Seal, Signed};
 use preheat_image::revocation::RevocationList;
 use preheat_image::root::{Delegation, Role, Root};
@@ -86,6 +91,8 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
         ("code_object", "truncated", sized(&object[..4096])),
         ("code_object", "head", sized_head),
         ("code_object", "other-elf", sized(&other_elf)),
+        ("native", "empty", NativeParts::default().encode(Digest::of(b"wasm"), Digest::of(b"key"), CpuLevel::V3)?),
+        ("native", "small", native()?),
         ("heap", "base", heap),
         ("heap", "layer", layer),
         ("heap", "state-only", state_only),
@@ -96,6 +103,50 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
         ("reference", "digest", Digest::of(b"x").to_string().into_bytes()),
     ]);
     Ok(seeds)
+}
+
+/// A native code object with something in most tables.
+fn native() -> Result<Vec<u8>, FormatError> {
+    let range = |offset: u32, len: u32| StringRange { offset: offset.into(), len: len.into() };
+    let parts = NativeParts {
+        text: vec![0xcc; 64],
+        types: vec![TypeRecord {
+            first: 0.into(),
+            params: 1.into(),
+            results: 1.into(),
+            enter: 32.into(),
+            host: NONE.into(),
+            reserved: 0.into(),
+            hash: 5.into(),
+        }],
+        value_types: vec![1, 5],
+        exports: vec![ExportRecord { name: range(0, 1), kind: 0.into(), index: 0.into() }],
+        functions: vec![FunctionRecord { code: 0.into(), ty: 0.into() }],
+        memories: vec![MemoryPlan { min: 1.into(), max: u64::MAX.into(), first_run: 0.into(), runs: 1.into() }],
+        memory_runs: vec![MemoryRun { first: 3.into(), pages: 1.into(), offset: 0.into() }],
+        memory_image: vec![7; 4096],
+        tables: vec![TablePlan { element: 6.into(), entries: 1.into(), offset: 0.into(), min: 2.into(), max: 2.into() }],
+        table_image: vec![1; 4096],
+        globals: vec![GlobalRecord { ty: 1.into(), mutable: 1.into(), init: Expression { first: 0.into(), count: 1.into() } }],
+        global_values: vec![[0; 16]],
+        const_ops: vec![ConstOp { kind: 1.into(), index: 0.into(), value: [3; 16] }],
+        module_strings: b"f".to_vec(),
+        ranges: vec![FunctionRange {
+            start: 0.into(),
+            size: 30.into(),
+            kind: 0.into(),
+            index: 0.into(),
+            body: 100.into(),
+            body_size: 20.into(),
+        }],
+        trap_offsets: vec![3.into()],
+        trap_codes: vec![1],
+        names: vec![NameRecord { function: 0.into(), name: range(1, 4) }],
+        strings: b"\0main\0".to_vec(),
+        symbol_names: vec![1.into()],
+        ..NativeParts::default()
+    };
+    parts.encode(Digest::of(b"wasm"), Digest::of(b"key"), CpuLevel::V3)
 }
 
 /// The documents that a cache and its clients exchange: as envelopes, and as they are before they are signed.

@@ -102,7 +102,7 @@ impl Translator<'_, '_> {
             let is_local = self.builder.ins().icmp(IntCC::Equal, low, tagged);
             self.builder.ins().brif(is_local, local, &[], other, &[]);
         } else {
-            let tag = self.builder.ins().band_imm_u(low, i64::from(LOCAL_TAG as u8));
+            let tag = self.builder.ins().band_imm_u(low, LOCAL_TAG.cast_signed());
             self.builder.ins().brif(tag, local, &[], other, &[]);
         }
         self.builder.seal_block(local);
@@ -127,7 +127,7 @@ impl Translator<'_, '_> {
         self.builder.switch_to_block(other);
         self.builder.ins().trapz(entry, trap_code(TrapCode::NullEntry));
         if own {
-            let tag = self.builder.ins().band_imm_u(entry, i64::from(LOCAL_TAG as u8));
+            let tag = self.builder.ins().band_imm_u(entry, LOCAL_TAG.cast_signed());
             self.builder.ins().trapnz(tag, trap_code(TrapCode::BadSignature));
         }
         let flags = self.in_region(record(), Region::Context);

@@ -18,10 +18,10 @@ mod simd;
 mod tables;
 mod variables;
 
-use crate::CompileError;
 use crate::module::Module;
 use crate::signature::{clif_type, libcall_stub};
 use crate::target::Capabilities;
+use crate::{CompileError, CompileOptions};
 use control::Frame;
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::ir::types::{I8X16, I32, I64};
@@ -29,7 +29,7 @@ use cranelift_codegen::ir::{
     self, AliasRegion, AliasRegionData, Block, BlockArg, Endianness, ExtFuncData, ExternalName, FuncRef, InstBuilder as _, MemFlagsData,
     SigRef, SourceLoc, Type, UserExternalName, Value,
 };
-use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_codegen::isa::{TargetFrontendConfig, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, Variable};
 use preheat_image::abi::{INTERRUPT_OFFSET, Libcall, TrapCode};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
@@ -86,6 +86,12 @@ pub(crate) struct Environment<'a> {
     pub(crate) frontend: TargetFrontendConfig,
     /// Look at the interrupt page.
     pub(crate) interruptible: bool,
+}
+
+impl<'a> Environment<'a> {
+    pub(crate) fn new(module: &'a Module<'a>, options: &CompileOptions, isa: &dyn TargetIsa) -> Self {
+        Self { module, capabilities: Capabilities::of(options.cpu), frontend: isa.frontend_config(), interruptible: options.interruptible }
+    }
 }
 
 /// Translates one function.

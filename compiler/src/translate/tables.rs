@@ -60,7 +60,7 @@ impl Translator<'_, '_> {
         let (local, join) = (self.builder.create_block(), self.builder.create_block());
         let reference = self.builder.append_block_param(join, I64);
         self.builder.set_cold_block(local);
-        let tag = self.builder.ins().band_imm_u(entry, i64::from(LOCAL_TAG as u8));
+        let tag = self.builder.ins().band_imm_u(entry, LOCAL_TAG.cast_signed());
         self.builder.ins().brif(tag, local, &[], join, &[BlockArg::Value(entry)]);
         self.builder.seal_block(local);
         self.builder.switch_to_block(local);

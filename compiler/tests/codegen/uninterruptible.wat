@@ -1,0 +1,3 @@
+;; options: uninterruptible
+;; not: atomic_load
+(module (func $f (loop br 0)) (func (call $f)))
