@@ -75,8 +75,10 @@ fn unsafe_code_is_where_it_may_be() {
     const MAY: [&str; 2] = ["runtimes/wasmtime/src/sys.rs", "benches/src/peers/wasmtime.rs"];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    let mut dirs: Vec<_> =
-        ["src", "image/src", "compiler", "loader/src", "runtimes", "benches/src", "cache-server"].iter().map(|dir| root.join(dir)).collect();
+    let mut dirs: Vec<_> = ["src", "image/src", "compiler", "loader/src", "runtimes", "benches/src", "cache-server"]
+        .iter()
+        .map(|dir| root.join(dir))
+        .collect();
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

@@ -7,7 +7,7 @@ use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{self, ExternalName};
 use cranelift_codegen::isa::TargetIsa;
-use cranelift_codegen::{CodegenError, Context, FinalizedRelocTarget};
+use cranelift_codegen::{CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget};
 use preheat_image::abi::{NONE, TrapCode};
 
 /// What code refers to.
@@ -29,6 +29,15 @@ pub(crate) struct Relocation {
     pub(crate) addend: i64,
 }
 
+/// A call that exceptions may come out of.
+#[derive(Debug)]
+pub(crate) struct CallSite {
+    pub(crate) return_to: u32,
+    pub(crate) frame_size: u32,
+    /// Tag (or [`NONE`]), landing pad, where the context is.
+    pub(crate) handlers: Vec<(u32, u32, u32)>,
+}
+
 /// The code of a function. Offsets count from its beginning.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
@@ -38,6 +47,7 @@ pub(crate) struct Compiled {
     pub(crate) traps: Vec<(u32, TrapCode)>,
     /// From where on code comes from which offset in the Wasm; [`NONE`] for none.
     pub(crate) addresses: Vec<(u32, u32)>,
+    pub(crate) call_sites: Vec<CallSite>,
 }
 
 /// Compiles the function in `context`. `what` names it in errors.
@@ -87,6 +97,27 @@ pub(crate) fn compile(
     }
     output.traps.sort_by_key(|(offset, _)| *offset);
     output.traps.dedup_by_key(|(offset, _)| *offset);
+    for site in compiled.buffer.call_sites().filter(|site| !site.exception_handlers.is_empty()) {
+        let frame_size = site.frame_offset.ok_or_else(|| failed("a call without frame size".into()))?;
+        let mut place = None;
+        let mut handlers = Vec::new();
+        for handler in site.exception_handlers {
+            let (tag, landing) = match handler {
+                FinalizedMachExceptionHandler::Context(ExceptionContextLoc::SPOffset(offset)) => {
+                    place = Some(*offset);
+                    continue;
+                }
+                // Nothing is kept in registers across a call that may throw.
+                FinalizedMachExceptionHandler::Context(ExceptionContextLoc::GPR(_)) => {
+                    return Err(failed("a context in a register".into()));
+                }
+                FinalizedMachExceptionHandler::Tag(tag, landing) => (tag.as_u32(), *landing),
+                FinalizedMachExceptionHandler::Default(landing) => (NONE, *landing),
+            };
+            handlers.push((tag, landing, place.ok_or_else(|| failed("a handler without context".into()))?));
+        }
+        output.call_sites.push(CallSite { return_to: site.ret_addr, frame_size, handlers });
+    }
     if address_map {
         output.addresses = addresses(compiled.buffer.get_srclocs_sorted(), output.code.len());
     }

@@ -16,11 +16,11 @@ pub(crate) const SUPPORTED: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::EXTENDED_CONST)
     .union(WasmFeatures::TAIL_CALL)
     .union(WasmFeatures::MULTI_MEMORY)
-    .union(WasmFeatures::RELAXED_SIMD);
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::EXCEPTIONS);
 
 /// What else a module may want. The order is that in which they are tried.
-const OTHERS: [(WasmFeatures, &str); 11] = [
-    (WasmFeatures::EXCEPTIONS, "exceptions"),
+const OTHERS: [(WasmFeatures, &str); 10] = [
     (WasmFeatures::LEGACY_EXCEPTIONS, "legacy exceptions"),
     (WasmFeatures::THREADS, "threads"),
     (WasmFeatures::MEMORY64, "64-bit memories"),
@@ -28,7 +28,7 @@ const OTHERS: [(WasmFeatures, &str); 11] = [
     (WasmFeatures::GC.union(WasmFeatures::FUNCTION_REFERENCES), "garbage collection"),
     (WasmFeatures::WIDE_ARITHMETIC, "wide arithmetic"),
     (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
-    (WasmFeatures::STACK_SWITCHING.union(WasmFeatures::FUNCTION_REFERENCES).union(WasmFeatures::EXCEPTIONS), "stack switching"),
+    (WasmFeatures::STACK_SWITCHING.union(WasmFeatures::FUNCTION_REFERENCES), "stack switching"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::SHARED_EVERYTHING_THREADS.union(WasmFeatures::THREADS), "shared-everything threads"),
 ];

@@ -95,7 +95,7 @@ impl CompileOptions {
 }
 
 /// Which Wasm the compiler takes, as text for build keys.
-pub const FEATURES: &str = "Wasm 2.0, extended constants, tail calls, multiple memories, relaxed SIMD";
+pub const FEATURES: &str = "Wasm 2.0, extended constants, tail calls, multiple memories, relaxed SIMD, exceptions";
 
 /// The code generator and its version, as text for build keys.
 pub const CODE_GENERATOR: &str = concat!("cranelift ", "0.135.8");

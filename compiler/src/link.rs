@@ -8,8 +8,8 @@ use crate::signature::FunctionType;
 use crate::{CompileError, CompileOptions, segments};
 use preheat_image::abi::NONE;
 use preheat_image::native::{
-    AddressRecord, ConstKind, ConstOp, DataSegment, ElementSegment, ExportRecord, Expression, ExternKind, FunctionRange, FunctionRecord,
-    GlobalRecord, ImportRecord, NameRecord, NativeParts, RangeKind, SegmentMode, StringRange, TypeRecord,
+    AddressRecord, CallSite, ConstKind, ConstOp, DataSegment, ElementSegment, ExportRecord, Expression, ExternKind, FunctionRange,
+    FunctionRecord, GlobalRecord, HandlerRecord, ImportRecord, NameRecord, NativeParts, RangeKind, SegmentMode, StringRange, TypeRecord,
 };
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -124,6 +124,20 @@ impl<'p> Text<'p> {
         parts
             .addresses
             .extend(compiled.addresses.iter().map(|(offset, wasm)| AddressRecord { code: (start + offset).into(), wasm: (*wasm).into() }));
+        for site in compiled.call_sites {
+            let first = narrow(parts.handlers.len(), "the exception handlers")?;
+            parts.call_sites.push(CallSite {
+                return_to: (start + site.return_to).into(),
+                frame_size: site.frame_size.into(),
+                first: first.into(),
+                count: narrow(site.handlers.len(), "the exception handlers")?.into(),
+            });
+            parts.handlers.extend(site.handlers.into_iter().map(|(tag, landing, context)| HandlerRecord {
+                tag: tag.into(),
+                target: (start + landing).into(),
+                context: context.into(),
+            }));
+        }
         parts.ranges.push(FunctionRange {
             start: start.into(),
             size: narrow(compiled.code.len(), "a function")?.into(),

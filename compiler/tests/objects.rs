@@ -178,6 +178,35 @@ fn a_small_module_makes_no_large_initial_memory_or_table() {
 }
 
 #[test]
+fn calls_with_handlers_lead_to_landing_pads_of_their_function() {
+    let bytes = compile(
+        r#"(module
+            (tag $imported (import "env" "tag") (param i32)) (tag $own (param i64))
+            (func $plain) (func $f (param i32) (result i32)
+                (block $i (result i32)
+                    (block $l (result i64)
+                        (try_table (catch $imported $i) (catch $own $l) (call $plain))
+                        (return (local.get 0)))
+                    (return (i32.wrap_i64)))))"#,
+    );
+    let code = NativeCode::parse(&bytes).unwrap();
+    assert_eq!((code.header.imported_tags.get(), code.tags.len()), (1, 1));
+    let [site] = code.call_sites else { panic!("{:?}", code.call_sites) };
+    let function = code.range(site.return_to.get()).unwrap();
+    assert_eq!(function.index.get(), 1);
+    assert_eq!(code.call_site(site.return_to.get()), Some(site));
+    // A call of a distance ends where it returns to.
+    let text = usize::try_from(code.text.offset).unwrap();
+    assert_eq!(bytes[text + site.return_to.get() as usize - 5], 0xe8);
+    let handlers = code.handlers(site).unwrap();
+    assert_eq!(handlers.iter().map(|handler| handler.tag.get()).collect::<Vec<_>>(), [0, 1]);
+    for handler in handlers {
+        assert_eq!(code.range(handler.target.get()), Some(function));
+        assert!(handler.context.get() < site.frame_size.get() && handler.context.get() % 8 == 0);
+    }
+}
+
+#[test]
 fn an_empty_module_is_a_code_object() {
     let bytes = compile("(module)");
     let code = NativeCode::parse(&bytes).unwrap();

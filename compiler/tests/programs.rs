@@ -68,7 +68,7 @@ fn config() -> Config {
         allow_start_export: true,
         bulk_memory_enabled: true,
         custom_page_sizes_enabled: false,
-        exceptions_enabled: false,
+        exceptions_enabled: true,
         extended_const_enabled: true,
         gc_enabled: false,
         max_memories: 3,

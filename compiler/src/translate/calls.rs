@@ -1,19 +1,12 @@
 //! Calls: direct, imported, through tables, and as the last act of a function.
 
+use super::exceptions::Callee;
 use super::{Region, Translator, displacement, namespace, record, trap_code};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I32, I64};
-use cranelift_codegen::ir::{BlockArg, FuncRef, InstBuilder as _, SigRef, Value};
+use cranelift_codegen::ir::{BlockArg, InstBuilder as _, Value};
 use preheat_image::abi::{LOCAL_TAG, TrapCode, offset};
 use wasmparser::Operator;
-
-/// What is called.
-enum Callee {
-    /// A function of this text.
-    Direct(FuncRef),
-    /// The code at an address.
-    Indirect(SigRef, Value),
-}
 
 impl Translator<'_, '_> {
     pub(super) fn call(&mut self, operator: &Operator<'_>) -> bool {
@@ -65,11 +58,8 @@ impl Translator<'_, '_> {
     fn emit_call(&mut self, callee: &Callee, context: Value, ty: u32) {
         self.calls = true;
         let arguments = self.arguments(context, ty);
-        let call = match *callee {
-            Callee::Direct(function) => self.builder.ins().call(function, &arguments),
-            Callee::Indirect(signature, code) => self.builder.ins().call_indirect(signature, code, &arguments),
-        };
-        self.stack.extend_from_slice(self.builder.inst_results(call));
+        let results = self.try_call(callee, &arguments);
+        self.stack.extend(results);
     }
 
     fn emit_return_call(&mut self, callee: &Callee, context: Value, ty: u32) {

@@ -1,5 +1,6 @@
 //! Blocks, loops, conditions and branches.
 
+use super::exceptions::Clause;
 use super::{Translator, block_args};
 use crate::CompileError;
 use crate::signature::clif_type;
@@ -10,7 +11,7 @@ use wasmparser::{BlockType, BrTable, Operator};
 
 /// A control frame.
 pub(super) struct Frame {
-    kind: FrameKind,
+    pub(super) kind: FrameKind,
     /// Where it is left; what is on top of the stack then are the block's parameters.
     exit: Block,
     /// Something branches to `exit`.
@@ -21,7 +22,7 @@ pub(super) struct Frame {
     height: usize,
 }
 
-enum FrameKind {
+pub(super) enum FrameKind {
     Function,
     Block,
     /// Branches go to the header.
@@ -35,6 +36,10 @@ enum FrameKind {
     },
     /// The second part.
     Else,
+    /// A block whose calls have landing pads.
+    TryTable {
+        clauses: Vec<Clause>,
+    },
     /// Begun where nothing is reachable.
     Dead,
 }
@@ -60,11 +65,7 @@ impl Translator<'_, '_> {
     pub(super) fn control(&mut self, operator: &Operator<'_>) -> Result<bool, CompileError> {
         match operator {
             Operator::Unreachable => self.trap(TrapCode::Unreachable),
-            Operator::Block { blockty } => {
-                let (params, results) = self.block_types(*blockty);
-                let exit = self.block(&results);
-                self.push_frame(FrameKind::Block, exit, params.len(), results.len());
-            }
+            Operator::Block { blockty } => self.begin_block(FrameKind::Block, *blockty),
             Operator::Loop { blockty } => {
                 let (params, results) = self.block_types(*blockty);
                 let header = self.block(&params);
@@ -130,6 +131,13 @@ impl Translator<'_, '_> {
         }
     }
 
+    /// Begins a block that is left at its end.
+    pub(super) fn begin_block(&mut self, kind: FrameKind, ty: BlockType) {
+        let (params, results) = self.block_types(ty);
+        let exit = self.block(&results);
+        self.push_frame(kind, exit, params.len(), results.len());
+    }
+
     fn push_frame(&mut self, kind: FrameKind, exit: Block, params: usize, results: usize) {
         // In dead code the stack may lack operands.
         let height = self.stack.len().saturating_sub(params);
@@ -165,6 +173,12 @@ impl Translator<'_, '_> {
         let frame = &mut self.frames[position];
         frame.exit_reached = true;
         frame.target()
+    }
+
+    /// Branches with operands that are not on the stack.
+    pub(super) fn branch_with(&mut self, depth: u32, values: &[Value]) {
+        let (target, _) = self.branch(depth);
+        self.builder.ins().jump(target, &block_args(values));
     }
 
     /// The top operands with vectors in their canonical type, left where they are.
@@ -248,7 +262,18 @@ impl Translator<'_, '_> {
                 self.otherwise();
                 frame = self.frames.pop().expect("it was pushed");
             }
-            FrameKind::Function | FrameKind::Block | FrameKind::Else => {}
+            FrameKind::Function | FrameKind::Block | FrameKind::Else | FrameKind::TryTable { .. } => {}
+        }
+        if let FrameKind::TryTable { clauses } = &mut frame.kind {
+            let clauses = std::mem::take(clauses);
+            // The landing pads come between the body and what follows.
+            if self.reachable && clauses.iter().any(Clause::is_used) {
+                let values = self.pop_canonical(frame.results);
+                self.builder.ins().jump(frame.exit, &block_args(&values));
+                frame.exit_reached = true;
+                self.reachable = false;
+            }
+            self.landing_pads(clauses);
         }
         if frame.exit_reached {
             if self.reachable {

@@ -11,6 +11,7 @@ mod bulk;
 mod calls;
 mod control;
 mod conversions;
+mod exceptions;
 mod floats;
 mod integers;
 mod memory;
@@ -105,6 +106,8 @@ pub(crate) struct Translator<'a, 'f> {
     frames: Vec<Frame>,
     /// Whether the current position can be reached. Where it can't, only the nesting of blocks is followed.
     reachable: bool,
+    /// How many `try_table`s are around the current position.
+    tries: usize,
     /// It calls other guest functions, so it may be part of a recursion.
     calls: bool,
     signatures: Vec<Option<SigRef>>,
@@ -158,6 +161,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             stack: Vec::new(),
             frames: Vec::new(),
             reachable: true,
+            tries: 0,
             calls: false,
             signatures: vec![None; env.module.types.len()],
             functions: std::collections::HashMap::new(),
@@ -201,7 +205,8 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.conversion(operator)
             || self.table(operator)
             || self.bulk(operator)
-            || self.simd(operator);
+            || self.simd(operator)
+            || self.exception(operator);
         if known { Ok(()) } else { Err(crate::module::impossible(&format!("{operator:?}"))) }
     }
 
