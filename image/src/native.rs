@@ -1146,6 +1146,24 @@ mod tests {
     }
 
     #[test]
+    fn records_have_the_sizes_that_the_specification_gives() {
+        assert_eq!((size_of::<ModuleHeader>(), size_of::<List>()), (184, 8));
+        assert_eq!((size_of::<TypeRecord>(), size_of::<ImportRecord>(), size_of::<ExportRecord>()), (32, 48, 16));
+        assert_eq!((size_of::<FunctionRecord>(), size_of::<MemoryPlan>(), size_of::<MemoryRun>()), (8, 24, 16));
+        assert_eq!((size_of::<TablePlan>(), size_of::<TableFixup>(), size_of::<GlobalRecord>()), (32, 12, 12));
+        assert_eq!((size_of::<ConstOp>(), size_of::<DataSegment>(), size_of::<ElementSegment>()), (24, 24, 32));
+        assert_eq!((size_of::<FunctionRange>(), size_of::<AddressRecord>(), size_of::<NameRecord>()), (24, 8, 12));
+        assert_eq!((size_of::<CallSite>(), size_of::<HandlerRecord>()), (16, 12));
+        let offsets = [
+            core::mem::offset_of!(ModuleHeader, types),
+            core::mem::offset_of!(ModuleHeader, memories),
+            core::mem::offset_of!(ModuleHeader, data_segments),
+            core::mem::offset_of!(ModuleHeader, strings),
+        ];
+        assert_eq!(offsets, [40, 80, 120, 176]);
+    }
+
+    #[test]
     fn an_empty_module_leads_back() {
         let bytes = encode(&NativeParts::default());
         let code = NativeCode::parse(&bytes).unwrap();
