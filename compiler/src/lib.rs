@@ -1,8 +1,8 @@
 //! Preheat's compiler: WebAssembly to machine code, in code objects of the native engine.
 //!
-//! [`Compiler::compile`] reads a core module, translates each function to Cranelift's intermediate language (CLIF), has Cranelift make machine
-//! code of it, and links everything into a file that a loader maps as it is ([`preheat_image::native`]). What the code expects of the
-//! runtime that calls it is in [`preheat_image::abi`].
+//! [`Compiler::compile`] reads a core module, translates each function to Cranelift's intermediate language (CLIF), has Cranelift make
+//! machine code of it, and links everything into a file that a loader maps as it is ([`preheat_image::native`]). What the code expects of
+//! the runtime that calls it is in [`preheat_image::abi`].
 //!
 //! | file | what it does |
 //! |---|---|

@@ -63,7 +63,7 @@ const SAMPLE: &str = r#"(module
     (start 3) (func $start (drop (table.grow $t (ref.func $f) (memory.grow (i32.const 1))))))"#;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_modules_are_compiled_or_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {

@@ -10,7 +10,7 @@
 //! load in each loop header and on entry to each function that calls others; a fault there has the trap code [`TrapCode::Interrupt`].
 //! What lies behind [`ContextLayout::size`] is the runtime's. Code writes to globals, to the dropped-segment flags and to nothing else.
 //!
-//! Linked instances share a [`StoreRecord`], in which all that concerns the running thread is: the stack limit, and how to reach the host.
+//! Linked instances share a [`StoreRecord`], in which all that concerns the running thread is: the stack limit and how to reach the host.
 //!
 //! # Calls
 //! Guest functions use Cranelift's `tail` calling convention: the context, then the parameters of the Wasm signature. References are

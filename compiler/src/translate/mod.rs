@@ -1,11 +1,11 @@
 //! From a function's Wasm to CLIF, one instruction after the other.
 //!
-//! The [`Translator`] keeps what the specification's abstract machine keeps: a stack of operands, here of CLIF values, and a stack of control
-//! frames. Each family of instructions has a file, with one method that either translates an instruction or says that it is not of
+//! The [`Translator`] keeps what the specification's abstract machine keeps: a stack of operands, here of CLIF values, and a stack of
+//! control frames. Each family of instructions has a file, with one method that either translates an instruction or says that it is not of
 //! its family. What is validated is not checked again: an operand that must be there is there.
 //!
 //! A 128-bit operand has whatever vector type the last instruction gave it. Whoever takes it asks for the type that it needs
-//! ([`Translator::pop_vector`]); where control flow joins, and at calls, all are of the type [`clif_type`](crate::signature::clif_type) says.
+//! ([`Translator::pop_vector`]); where control flow joins, and at calls, all are of the type that [`clif_type`] says.
 
 mod bulk;
 mod calls;

@@ -1,5 +1,5 @@
-//! Relaxed SIMD. Of the results that the specification leaves open, those that the instructions of the CPU level give are taken, as wasmtime
-//! does by default: code of another level may give others.
+//! Relaxed SIMD. Of the results that the specification leaves open, those that the instructions of the CPU level give are taken, as
+//! wasmtime does by default: code of another level may give others.
 
 use super::binary;
 use super::conversions::convert;
