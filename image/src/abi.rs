@@ -21,8 +21,8 @@
 //! - *enter* (host to guest), `extern "sysv64" fn(context, code, values)`: `code` is the address of a guest function of this signature,
 //!   `context` what is passed to it, `values` the address of [`VALUE_SIZE`]-byte slots, at least as many as there are parameters and as
 //!   there are results. It reads the parameters from the slots, calls, and leaves the results there. It is to run on the guest's stack.
-//! - *host* (guest to host), a guest function whose context parameter is the address of a [`HostFunction`]. It checks the stack limit, saves
-//!   its frame pointer in [`StoreRecord::exit_frame`], writes the parameters to slots on the stack, calls [`HostFunction::entry`],
+//! - *host* (guest to host), a guest function whose context parameter is the address of a [`HostFunction`]. It checks the stack limit,
+//!   saves its frame pointer in [`StoreRecord::exit_frame`], writes the parameters to slots on the stack, calls [`HostFunction::entry`],
 //!   raises the trap that it may return, and reads the results from the slots.
 //!
 //! An import of another instance's function is just that function's code and context.

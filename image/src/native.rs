@@ -13,7 +13,7 @@
 //! | `.preheat.addresses` | read-only, 4 | [`AddressRecord`]s ordered by place |
 //! | `.preheat.names` | read-only, 5 | [`NameRecord`]s ordered by function |
 //! | `.preheat.memory` | read-only, 6 | pages of initial memories, see [`MemoryRun`] |
-//! | `.preheat.tables` | read-only, 7 | initial table entries, see [`TableRecord`] |
+//! | `.preheat.tables` | read-only, 7 | initial table entries, see [`TablePlan`] |
 //! | `.preheat.data` | read-only, 8 | bytes of data segments that are not in the initial memories |
 //! | `.preheat.strings` | read-only, 9 | names of functions, each ended by a zero byte; also the ELF symbols' names |
 //! | `.preheat.calls` | read-only, 10 | [`CallSite`]s with exception handlers, ordered by place |
