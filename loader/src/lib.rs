@@ -4,6 +4,8 @@
 //! [`Store::load`] brings the two together: what comes out, a [`TrustedImage`] and its [`TrustedFile`]s, was hashed when it entered the
 //! store, has not been written since, and is covered by a statement that the policy of this call accepts.
 //!
+//! [`map`] turns trusted files into memory: code to be executed, and slots in which guests have their memories and tables.
+//!
 //! This crate must never know how code is compiled or run.
 
 #![deny(unsafe_code)]
@@ -12,6 +14,7 @@ pub mod ceremony;
 mod error;
 mod home;
 mod load;
+pub mod map;
 mod roots;
 mod seen;
 mod signer;

@@ -42,7 +42,7 @@ pub struct TrustedFile {
 
 /// A code object of the engine that was asked for: a blob that a statement covers which the policy accepts.
 ///
-/// There is no way to make one but [`TrustedImage::code`]; an engine that maps one executable relies on that.
+/// There is no safe way to make one but [`TrustedImage::code`]; an engine that maps one executable relies on that.
 #[derive(Debug)]
 pub struct TrustedCode {
     file: TrustedFile,
@@ -155,7 +155,7 @@ impl TrustedImage {
         if !self.statement().covers(&artefact.digest) {
             return Err(StoreError::Refused { digest: self.digest, refusal: Refusal::NotCovered(artefact.digest) });
         }
-        Ok(TrustedCode { file: self.open(artefact)?, engine: variant.engine.clone() })
+        Ok(TrustedCode::new(self.open(artefact)?, variant.engine.clone()))
     }
 
     /// Opens an artefact that is not code.
@@ -196,11 +196,15 @@ impl TrustedImage {
                 let _ = self.store.reseal(&self.digest, digest, seal);
             }
         }
-        Ok(TrustedFile { file, path, artefact: artefact.clone() })
+        Ok(TrustedFile::new(file, path, artefact.clone()))
     }
 }
 
 impl TrustedCode {
+    pub(crate) fn new(file: TrustedFile, engine: String) -> Self {
+        Self { file, engine }
+    }
+
     /// The engine that made it and runs it.
     #[must_use]
     pub fn engine(&self) -> &str {
@@ -213,6 +217,16 @@ impl TrustedCode {
         &self.file
     }
 
+    /// The same once more, for another engine of this process. The policy is not asked again.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn try_clone(&self) -> Result<Self, StoreError> {
+        let TrustedFile { file, path, artefact } = &self.file;
+        let file = file.try_clone().map_err(StoreError::io("keep open", path))?;
+        Ok(Self::new(TrustedFile::new(file, path.clone(), artefact.clone()), self.engine.clone()))
+    }
+
     /// Gives the open file away.
     #[must_use]
     pub fn into_file(self) -> File {
@@ -221,6 +235,10 @@ impl TrustedCode {
 }
 
 impl TrustedFile {
+    pub(crate) fn new(file: File, path: PathBuf, artefact: Artefact) -> Self {
+        Self { file, path, artefact }
+    }
+
     /// The open file, at its beginning.
     #[must_use]
     pub fn file(&self) -> &File {

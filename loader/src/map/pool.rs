@@ -1,0 +1,176 @@
+//! Slots between two uses.
+
+use super::dirty::Scanner;
+use super::slot::{Slot, Template};
+use rustix::io;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How much a pool keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// How many slots there may be, in use and idle.
+    pub slots: usize,
+    /// How many idle slots are kept.
+    pub idle: usize,
+    /// How many written pages stay in memory with a slot. Restoring a page costs a tenth of what it costs to get a new one, but one that
+    /// the next guest does not need is restored for nothing.
+    pub pages: usize,
+}
+
+impl Default for PoolLimits {
+    /// 16,384 slots (of memories: half of the address space), 1,024 of them idle with up to 2 MiB each.
+    fn default() -> Self {
+        Self { slots: 16_384, idle: 1_024, pages: 512 }
+    }
+}
+
+/// Slots of one size, of all images. One that is taken is as its template says; one that is given back is made so again at once, so that
+/// what a guest wrote does not wait for the next.
+#[derive(Debug)]
+pub struct SlotPool {
+    reservation: usize,
+    limits: PoolLimits,
+    scanner: Arc<Scanner>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    // How many there are, in use and idle.
+    slots: usize,
+    // By the time they were given back.
+    idle: BTreeMap<u64, Slot>,
+    // The same by template, oldest first.
+    by_template: HashMap<u64, VecDeque<u64>>,
+    // Idle slots without template.
+    blank: Vec<Slot>,
+    next: u64,
+}
+
+impl SlotPool {
+    /// A pool of slots with `reservation` bytes of address space each.
+    #[must_use]
+    pub fn new(reservation: usize, limits: PoolLimits, scanner: Arc<Scanner>) -> Self {
+        Self { reservation, limits, scanner, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What a thread that panicked left is whole: no step in between panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves slots until `count` are idle.
+    ///
+    /// # Errors
+    /// What the operating system says, or [`io::Errno::NOMEM`] beyond the limit.
+    pub fn prepare(&self, count: usize) -> io::Result<()> {
+        loop {
+            let mut state = self.state();
+            if state.blank.len() + state.idle.len() >= count {
+                return Ok(());
+            }
+            if state.slots >= self.limits.slots {
+                return Err(io::Errno::NOMEM);
+            }
+            let slot = Slot::reserve(self.reservation)?;
+            state.slots += 1;
+            state.blank.push(slot);
+        }
+    }
+
+    /// Takes a slot that is as `template` says: an idle one of this template, else an unused one, else a new one, else the one that has
+    /// been idle the longest.
+    ///
+    /// # Errors
+    /// What the operating system says, or [`io::Errno::NOMEM`] when all slots are in use or the template is larger than a slot.
+    pub fn take(&self, template: &Arc<Template>) -> io::Result<Slot> {
+        if template.len() > self.reservation {
+            return Err(io::Errno::NOMEM);
+        }
+        let mut slot = {
+            let mut state = self.state();
+            if let Some(slot) = state.take(template.id()) {
+                return Ok(slot);
+            }
+            if let Some(slot) = state.blank.pop() {
+                slot
+            } else if state.slots < self.limits.slots {
+                let slot = Slot::reserve(self.reservation)?;
+                state.slots += 1;
+                slot
+            } else {
+                state.take_oldest().ok_or(io::Errno::NOMEM)?
+            }
+        };
+        slot.shape(template).inspect_err(|_| self.state().slots -= 1)?;
+        Ok(slot)
+    }
+
+    /// Gives back a slot of this pool that nobody uses any more.
+    pub fn give(&self, mut slot: Slot) {
+        // One that can't be made what it was goes.
+        let kept = slot.reset(&self.scanner, self.limits.pages).is_ok();
+        let mut state = self.state();
+        if kept && state.idle.len() + state.blank.len() < self.limits.idle {
+            state.give(slot);
+        } else {
+            state.slots -= 1;
+            drop(state);
+        }
+    }
+
+    /// Forgets slots of a template that will not be asked for any more.
+    pub fn forget(&self, template: &Template) {
+        let mut gone = Vec::new();
+        let mut state = self.state();
+        while let Some(slot) = state.take(template.id()) {
+            state.slots -= 1;
+            gone.push(slot);
+        }
+    }
+
+    /// How many slots there are: in use and idle, and of these idle.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.slots, state.idle.len() + state.blank.len())
+    }
+}
+
+impl State {
+    fn give(&mut self, slot: Slot) {
+        match slot.template() {
+            Some(template) => {
+                let number = self.next;
+                self.next += 1;
+                self.by_template.entry(template.id()).or_default().push_back(number);
+                self.idle.insert(number, slot);
+            }
+            None => self.blank.push(slot),
+        }
+    }
+
+    /// The slot of `template` that was given back last: its pages are likeliest to be in caches.
+    fn take(&mut self, template: u64) -> Option<Slot> {
+        let numbers = self.by_template.get_mut(&template)?;
+        let number = numbers.pop_back();
+        if numbers.is_empty() {
+            self.by_template.remove(&template);
+        }
+        self.idle.remove(&number?)
+    }
+
+    fn take_oldest(&mut self) -> Option<Slot> {
+        let (_, slot) = self.idle.pop_first()?;
+        let template = slot.template()?.id();
+        if let Some(numbers) = self.by_template.get_mut(&template) {
+            // The oldest of all is the oldest of its template.
+            numbers.pop_front();
+            if numbers.is_empty() {
+                self.by_template.remove(&template);
+            }
+        }
+        Some(slot)
+    }
+}
