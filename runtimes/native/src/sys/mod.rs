@@ -1,0 +1,17 @@
+//! All unsafe code of this crate.
+//!
+//! - `cells`: memory that compiled code and the runtime share, with checked accessors;
+//! - `owner`: the pointer to a store, which code carries through the guest and back;
+//! - `enter`: onto the guest's stack and off it;
+//! - `border`: what compiled code calls;
+//! - `exception`: throwing;
+//! - `signal`: faults.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod border;
+pub(crate) mod cells;
+pub(crate) mod enter;
+mod exception;
+pub(crate) mod owner;
+pub(crate) mod signal;
