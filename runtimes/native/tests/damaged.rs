@@ -1,0 +1,59 @@
+//! Tables that lie. A signed code object's text is trusted, but what its tables say must not make the host misbehave.
+
+mod common;
+
+use preheat_image::code::{CodeObject, SectionKind};
+use preheat_native::{Caller, Engine, Linker, Store};
+
+const MODULE: &str = r#"(module
+    (import "a" "f" (func $f (param i32) (result i32))) (import "a" "g" (global $g i32)) (import "a" "m" (memory 1 4))
+    (import "a" "t" (table 2 funcref))
+    (memory (export "own") 2 4) (table (export "table") 20 30 funcref) (table 3 externref)
+    (global (export "global") (mut i32) (i32.add (global.get $g) (i32.const 7))) (global funcref (ref.func $f))
+    (data (memory 1) (i32.const 5) "in the image") (data (global.get $g) "at run time") (data "passive")
+    (elem (table 1) (i32.const 0) func $f $h) (elem (table 0) (global.get $g) func $h)
+    (elem (table 1) (i32.const 8) funcref (ref.null func) (ref.func $h))
+    (func $h (export "h") (param i32) (result i32) (i32.div_u (i32.const 100) (call $f (local.get 0)))))"#;
+
+/// Loads, looks at everything and makes an instance; runs no code of it.
+fn handle(engine: &Engine, code: &[u8]) -> bool {
+    let Ok(module) = common::load(engine, code) else { return false };
+    drop((module.imports(), module.exports()));
+    let mut store = Store::new(engine, ()).unwrap();
+    let mut linker = Linker::<()>::new();
+    let exporter = common::module(
+        engine,
+        r#"(module (memory (export "m") 1 4) (table (export "t") 2 funcref) (global (export "g") i32 (i32.const 1)))"#,
+    );
+    let exporter = Linker::new().instantiate(&mut store, &exporter).unwrap();
+    linker.instance(&store, "a", exporter).unwrap();
+    linker.func_wrap("a", "f", |_: Caller<'_, ()>, n: i32| n).unwrap();
+    let Ok(instance) = linker.instantiate(&mut store, &module) else { return true };
+    for (_, item) in instance.exports(&store) {
+        if let preheat_native::Extern::Table(table) = item {
+            (0..table.size(&store)).for_each(|index| drop(table.get(&mut store, index)));
+        }
+    }
+    true
+}
+
+#[test]
+fn damaged_tables_are_refused_or_do_no_harm() {
+    let engine = common::engine();
+    let code = common::compile(&wat::parse_str(MODULE).unwrap()).unwrap();
+    assert!(handle(&engine, &code));
+    let sections = CodeObject::parse(&code, code.len() as u64).unwrap().sections;
+    let mut places: Vec<usize> = (64..1024).collect();
+    for section in sections.iter().filter(|section| section.kind == SectionKind::ReadOnly) {
+        let start = usize::try_from(section.offset).unwrap();
+        places.extend(start..start + usize::try_from(section.size.min(6000)).unwrap());
+    }
+    // Every so many bytes, with numbers that are likely to be one too many.
+    let mut loaded = 0;
+    for (round, place) in places.iter().enumerate().step_by(3) {
+        let mut damaged = code.clone();
+        damaged[*place] = [0xff, 0, 0x80, damaged[*place].wrapping_add(1)][round % 4];
+        loaded += usize::from(handle(&engine, &damaged));
+    }
+    assert!(loaded > 100, "only {loaded} could be loaded: the test does not get far");
+}
