@@ -10,11 +10,13 @@ use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::Descriptor;
 use preheat_image::names::{MoveKind, Names, SignedNames};
+use preheat_image::root::{Root, SignedRoot};
 use preheat_image::statement::Kind;
 use preheat_image::{Digest, KeyFields, Statement, media};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Makes of an honest answer to a path what is said instead.
@@ -328,6 +330,39 @@ fn what_was_built_under_another_key_is_no_build_hit_whatever_the_cache_says() {
         assert_eq!(build(&node)["compiled"], compiled, "{what}");
         world.attacker.be_honest();
     }
+}
+
+#[test]
+fn roots_by_others_are_left_at_the_first_one() {
+    let world = World::new();
+    world.push("app", "app:v1");
+    let (node, place) = (world.node(&[]), world.place("app:v1"));
+    let before = node.json(["trust", "ls"]);
+    let theirs = SecretKey::from_seed([66; 32]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    world.attacker.tell(move |path, honest| {
+        let Some(number) = path.strip_prefix("/v1/root/").and_then(|number| number.parse().ok()) else { return honest };
+        counted.fetch_add(1, Ordering::Relaxed);
+        let now = preheat::trust::now();
+        let root = Root {
+            version: 1,
+            installation: "home".into(),
+            number,
+            issued: now,
+            expires: now + 3600,
+            threshold: 1,
+            keys: vec![theirs.public()],
+            delegations: Vec::new(),
+        };
+        says(SignedRoot::new(root).unwrap().sign(&theirs).unwrap().to_bytes())
+    });
+    node.run(["trust", "update"]).assert_fails(122, "signature");
+    assert_refused(&node.run(["pull", &place]), "a pull");
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "one for each, however many there are");
+    assert_eq!(node.json(["trust", "ls"]), before);
+    world.attacker.be_honest();
+    assert_eq!(node.run(["run", &place]).stdout, "app");
 }
 
 #[test]
