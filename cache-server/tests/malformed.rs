@@ -193,7 +193,7 @@ impl World {
         let cache = &self.cache;
         assert!(cache.get(&self.path()).send().await.unwrap().bytes().await.unwrap() == self.blob, "{after}");
         let list = cache.get(&format!("/team/ac/{}", self.key.hex())).send().await.unwrap().json::<StatementList>().await.unwrap();
-        assert_eq!(list.envelopes().unwrap(), [self.statement.clone()], "{after}");
+        assert_eq!(list.envelopes().unwrap(), std::slice::from_ref(&self.statement), "{after}");
         assert_eq!(cache.get("/v1/namespaces/team/names").send().await.unwrap().bytes().await.unwrap(), self.names, "{after}");
         assert_eq!(cache.get(&format!("/raw/ac/{}", self.key.hex())).send().await.unwrap().text().await.unwrap(), "value", "{after}");
         assert_eq!(cache.get("/readyz").send().await.unwrap().status(), StatusCode::OK, "{after}");
