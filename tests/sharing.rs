@@ -254,6 +254,77 @@ fn pulling_the_second_function_moves_only_what_is_new() {
 }
 
 #[test]
+fn a_node_pulls_the_code_that_it_would_run_and_a_mirror_all() {
+    let server_home = Home::new();
+    let service = Service::start(&server_home);
+    let (builder, fingerprint) = service.with_root();
+    let file = builder.write("levels.wat", hello("levels", 0));
+    let digest = builder.ok(["build", file.to_str().unwrap(), "--tag", "app", "--cpu", "v1,v2,v3,v4"]);
+    let place = service.place("app:v1");
+    builder.ok(["push", "app", &place]);
+
+    let node = Home::new();
+    service.login(&node, &[]);
+    node.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    let pulled = node.json(["pull", &place]);
+    assert_eq!((pulled["blobs"].as_u64(), pulled["leftOut"].as_u64()), (Some(2), Some(3)), "the manifest and one code object: {pulled}");
+    let best = preheat_image::CpuLevel::of_host().unwrap().name();
+    let artefacts = |home: &Home| home.json(["inspect", &digest])["manifest"]["artefacts"].as_array().unwrap().clone();
+    let here = |home: &Home| -> Vec<String> {
+        let there = |artefact: &&serde_json::Value| home.blob(artefact["digest"].as_str().unwrap()).exists();
+        artefacts(home).iter().filter(there).map(|artefact| artefact["variant"]["cpu"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(here(&node), [best]);
+    node.assert_whole();
+    let ran = node.run(["run", &place]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "levels"), "{ran:?}");
+    let again = node.json(["pull", &place]);
+    assert_eq!((again["blobs"].as_u64(), again["leftOut"].as_u64()), (Some(0), Some(3)), "{again}");
+    node.ok(["gc"]);
+    node.assert_whole();
+
+    // What is there need not be brought again; what is nowhere is named.
+    assert_eq!(node.json(["push", &digest, &format!("{}/default", service.host)])["blobs"], 0);
+    let other_home = Home::new();
+    let other = Service::start(&other_home);
+    other.login(&node, &[]);
+    node.run(["push", &digest, &format!("{}/default", other.host)]).assert_fails(126, "was left out when the image was pulled");
+    // For a build it is not there.
+    let file = node.write("levels.wat", hello("levels", 0));
+    assert_eq!(node.json(["build", file.to_str().unwrap(), "--cpu", "v1,v2,v3,v4"])["cached"], false);
+
+    let mirror = Home::new();
+    service.login(&mirror, &[]);
+    mirror.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    mirror.ok(["pull", &place]);
+    let rest = mirror.json(["pull", &place, "--all-cpus"]);
+    assert_eq!((rest["blobs"].as_u64(), rest["leftOut"].as_u64()), (Some(4), Some(0)), "the manifest and what was left out: {rest}");
+    assert_eq!(here(&mirror).len(), 4);
+    mirror.assert_whole();
+    let layout = mirror.path().join("layout");
+    mirror.ok(["export", &digest, layout.to_str().unwrap()]);
+
+    // A home that moved to another machine gets what that one needs when it is run there.
+    let moved = Home::new();
+    service.login(&moved, &[]);
+    moved.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    moved.ok(["pull", &place]);
+    let code: Vec<_> = artefacts(&moved).iter().map(|artefact| artefact["digest"].as_str().unwrap().to_owned()).collect();
+    for blob in &code {
+        let _ = std::fs::remove_file(moved.blob(blob));
+    }
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let entry = moved.root().join("store/entries").join(&hex[..2]).join(format!("{}.json", &hex[2..]));
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&entry).unwrap()).unwrap();
+    record["leftOut"] = code.into();
+    std::fs::write(&entry, record.to_string()).unwrap();
+    moved.run(["run", &place, "--pull", "never"]).assert_fails(123, "not pulled");
+    let ran = moved.run(["run", &place]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "levels"), "{ran:?}");
+    moved.assert_whole();
+}
+
+#[test]
 fn an_image_goes_through_a_layout_directory_and_is_trusted_by_its_statements_only() {
     let builder = Home::new();
     let digest = build(&builder, "by hand", "app");

@@ -16,7 +16,7 @@ pub use names::{NameChange, NamesAnswer};
 pub use oci::{ImportedWasm, OciPulled};
 pub use preheat_cache_client::oci::{InvalidReference as InvalidOciReference, Pushed as OciPushed, Reference as OciReference};
 pub use preheat_cache_client::{Blob, ClientError, Progress};
-pub use pull::Pulled;
+pub use pull::{PullCode, Pulled};
 pub use push::{Push, Pushed};
 pub use settings::{CacheEntry, Settings};
 

@@ -1,7 +1,6 @@
 //! What goes wrong with a cache. No message holds a secret: addresses are shown without query and user, and what a server says is
 //! shortened and stripped of control characters.
 
-use preheat_image::signed::SignedError;
 use preheat_image::{Digest, FormatError};
 use std::io;
 use std::time::Duration;
@@ -136,14 +135,6 @@ pub enum ClientError {
         url: String,
         /// What is wrong.
         what: String,
-    },
-    /// A signed document does not count.
-    #[error("{url} is not to be trusted: {source}")]
-    Untrusted {
-        /// What was asked.
-        url: String,
-        /// Why.
-        source: SignedError,
     },
     /// Reading or writing here failed, not the cache.
     #[error("can't {what}: {source}")]

@@ -107,14 +107,6 @@ impl Caller {
         Self(Arc::new(Grant::new(Kind::Anonymous, "anonymous".into(), "", Vec::new())))
     }
 
-    /// A caller for tests of what others do with one.
-    #[cfg(test)]
-    pub(crate) fn with(name: &str, namespaces: &[&str], rights: &[Right]) -> Self {
-        let namespaces: Vec<String> = namespaces.iter().map(|text| (*text).to_owned()).collect();
-        let scope = Scope::new(&namespaces, rights).expect("a scope");
-        Self(Arc::new(Grant::new(Kind::Token, name.into(), name, vec![scope])))
-    }
-
     /// The name of the token, certificate or CI job. For logs and lists; it decides nothing.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
