@@ -197,6 +197,15 @@ impl ClientError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// The service's stable word for why, where it gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { code, .. } | Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
     pub(crate) fn bad_format(url: &str, error: &FormatError) -> Self {
         Self::BadAnswer { url: url.to_owned(), what: clean(&error.to_string()) }
     }

@@ -322,6 +322,8 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied
+            // By an authority that only has the name of one that is known.
+            | Alert::DecryptError
     )
 }
 
