@@ -19,12 +19,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Uploads that have to be under way when the server is killed.
 const IN_FLIGHT: usize = 500;
 /// Those who upload, one thing after the other: more, since each is between two uploads now and then.
-const UPLOADERS: usize = 600;
-const SIZES: [usize; 8] = [0, 1, 700, 5_000, 65_536, 70_000, 200_000, 600_000];
+const UPLOADERS: usize = 520;
+/// After how many more acknowledged uploads the server is killed, and how many milliseconds after hundreds of them began to end at once.
+const KILLS: [(usize, u64); 4] = [(0, 0), (50, 1), (300, 5), (600, 20)];
+const SIZES: [usize; 8] = [0, 1, 700, 5_000, 65_536, 70_000, 150_000, 300_000];
 const PIECE: usize = 16 * 1024;
 
 /// Something to be uploaded; its number says all about it.
@@ -71,34 +74,47 @@ impl Thing {
     }
 }
 
-#[derive(Default)]
 struct Log {
     next: AtomicU32,
     in_flight: AtomicUsize,
     begun: Mutex<Vec<Thing>>,
     acknowledged: Mutex<Vec<Thing>>,
+    /// Whether the last piece of each upload waits.
+    held: watch::Sender<bool>,
 }
 
 impl Log {
+    fn new() -> Self {
+        Self {
+            next: 0.into(),
+            in_flight: 0.into(),
+            begun: Mutex::default(),
+            acknowledged: Mutex::default(),
+            held: watch::Sender::new(false),
+        }
+    }
+
     fn acknowledged(&self) -> usize {
         self.acknowledged.lock().unwrap().len()
     }
 }
 
-/// Sends one thing; half of them slowly, in pieces.
-async fn upload(client: &Client, url: &str, token: &str, thing: Thing) -> Result<StatusCode, reqwest::Error> {
+/// Sends one thing in pieces; the last one when nobody holds it back.
+async fn upload(client: &Client, url: &str, token: &str, thing: Thing, held: watch::Receiver<bool>) -> Result<StatusCode, reqwest::Error> {
     let bytes = Bytes::from(thing.bytes());
     let request = client.put(format!("{url}{}", thing.path(&bytes))).bearer_auth(token);
-    let body = if thing.0 / 64 % 2 == 0 {
-        Body::from(bytes)
-    } else {
-        let pieces: Vec<Bytes> = bytes.chunks(PIECE).map(|piece| bytes.slice_ref(piece)).collect();
-        Body::wrap_stream(stream::iter(pieces).then(|piece| async move {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let pieces: Vec<Bytes> = bytes.chunks(PIECE).map(|piece| bytes.slice_ref(piece)).collect();
+    let last = pieces.len() - 1;
+    let body = stream::iter(pieces.into_iter().enumerate()).then(move |(number, piece)| {
+        let mut held = held.clone();
+        async move {
+            if number == last {
+                held.wait_for(|held| !held).await.map_err(std::io::Error::other)?;
+            }
             Ok::<_, std::io::Error>(piece)
-        }))
-    };
-    Ok(request.body(body).send().await?.status())
+        }
+    });
+    Ok(request.body(Body::wrap_stream(body)).send().await?.status())
 }
 
 /// Uploads one thing after the other until the server is gone.
@@ -107,7 +123,7 @@ async fn upload_on(log: Arc<Log>, client: Client, url: String, token: String) {
         let thing = Thing(log.next.fetch_add(1, Ordering::Relaxed));
         log.begun.lock().unwrap().push(thing);
         log.in_flight.fetch_add(1, Ordering::SeqCst);
-        let answer = upload(&client, &url, &token, thing).await;
+        let answer = upload(&client, &url, &token, thing, log.held.subscribe()).await;
         log.in_flight.fetch_sub(1, Ordering::SeqCst);
         match answer {
             Ok(StatusCode::OK | StatusCode::CREATED) => log.acknowledged.lock().unwrap().push(thing),
@@ -123,24 +139,39 @@ async fn requests_running(client: &Client, url: &str) -> usize {
     line.parse().unwrap()
 }
 
-/// Loads the server, kills it once `acknowledged` more uploads were acknowledged, with at least [`IN_FLIGHT`] under way.
-async fn load_and_kill(server: Running, token: &str, log: &Arc<Log>, acknowledged: usize) {
+/// Loads the server, waits until `acknowledged` more uploads were acknowledged, then until at least [`IN_FLIGHT`] are under way by the client's
+/// count and by the server's, lets all of them end at once, and kills it that many milliseconds later.
+async fn load_and_kill(server: Running, token: &str, log: &Arc<Log>, (acknowledged, milliseconds): (usize, u64)) {
     let client = client();
     let before = log.acknowledged();
+    log.held.send_replace(acknowledged == 0);
     let uploaders: Vec<_> =
         (0..UPLOADERS).map(|_| tokio::spawn(upload_on(log.clone(), client.clone(), server.url.clone(), token.to_owned()))).collect();
-    // By the client's count and by the server's, at the same time.
-    let in_flight = loop {
-        let running = requests_running(&client, &server.url).await;
-        let in_flight = log.in_flight.load(Ordering::SeqCst);
-        if running > IN_FLIGHT && in_flight >= IN_FLIGHT && log.acknowledged() - before >= acknowledged {
-            break in_flight;
-        }
+    let pause = || {
         assert!(uploaders.iter().all(|task| !task.is_finished()), "an upload failed with the server still there");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1))
     };
+    while log.acknowledged() - before < acknowledged {
+        pause().await;
+    }
+    log.held.send_replace(true);
+    // The question itself is one more.
+    while requests_running(&client, &server.url).await <= IN_FLIGHT {
+        pause().await;
+    }
+    if milliseconds > 0 {
+        log.held.send_replace(false);
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    }
+    while log.in_flight.load(Ordering::SeqCst) < IN_FLIGHT {
+        pause().await;
+    }
+    let in_flight = log.in_flight.load(Ordering::SeqCst);
+    let done = log.acknowledged() - before;
     server.kill();
-    println!("killed with {in_flight} uploads under way, {} acknowledged in this run", log.acknowledged() - before);
+    assert!(in_flight >= IN_FLIGHT, "{in_flight}");
+    println!("killed with {in_flight} uploads under way, {done} acknowledged in this run");
+    log.held.send_replace(false);
     for uploader in uploaders {
         uploader.await.unwrap();
     }
@@ -204,15 +235,17 @@ async fn assert_nothing_is_lost_or_partial(server: &Running, token: &str, log: &
     let url = format!("{}/v1/namespaces/team/find-missing", server.url);
     let missing: Missing = client.post(url).bearer_auth(token).json(&question).send().await.unwrap().json().await.unwrap();
     let missing: HashSet<Digest> = missing.missing.into_iter().collect();
-    for digest in in_team {
-        let head = client.head(format!("{}{}", server.url, common::cas("team", &digest))).bearer_auth(token).send().await.unwrap();
-        let wanted = if missing.contains(&digest) { StatusCode::NOT_FOUND } else { StatusCode::OK };
-        assert_eq!(head.status(), wanted, "{digest}");
-    }
+    stream::iter(in_team)
+        .for_each_concurrent(32, |digest| {
+            let head = client.head(format!("{}{}", server.url, common::cas("team", &digest))).bearer_auth(token);
+            let wanted = if missing.contains(&digest) { StatusCode::NOT_FOUND } else { StatusCode::OK };
+            async move { assert_eq!(head.send().await.unwrap().status(), wanted, "{digest}") }
+        })
+        .await;
 }
 
-/// Looks at the files themselves: under a digest there are its bytes, whether anybody asks for them or not.
-fn assert_files_are_what_they_are_called(directory: &Path) {
+/// Looks at the files themselves: under a digest there are its bytes, whether anybody asks for them or not. How many there are.
+fn assert_files_are_what_they_are_called(directory: &Path) -> usize {
     let mut folders = vec![directory.join("ns")];
     let mut blobs = 0;
     while let Some(folder) = folders.pop() {
@@ -228,7 +261,7 @@ fn assert_files_are_what_they_are_called(directory: &Path) {
             }
         }
     }
-    assert!(blobs > 0);
+    blobs
 }
 
 /// What uploads left that were not done goes away by itself.
@@ -255,11 +288,13 @@ async fn what_was_acknowledged_survives_a_kill_during_hundreds_of_uploads() {
     let (_, _, err) = Running::start(&directory, &["--config", config]).stop();
     let token = token(&err).unwrap().to_owned();
 
-    let log = Arc::new(Log::default());
-    for acknowledged in [0, 50, 400, 1_000] {
+    let log = Arc::new(Log::new());
+    for kill in KILLS {
         let server = restart(&directory, config).await;
-        load_and_kill(server, &token, &log, acknowledged).await;
-        assert_files_are_what_they_are_called(&directory);
+        load_and_kill(server, &token, &log, kill).await;
+        let files = assert_files_are_what_they_are_called(&directory);
+        let blobs = log.acknowledged.lock().unwrap().iter().filter(|thing| matches!(thing.place(), Place::Blob(_))).count();
+        assert!(files >= blobs, "{files} files for {blobs} blobs");
         let server = restart(&directory, config).await;
         assert_nothing_is_lost_or_partial(&server, &token, &log).await;
         assert_leftovers_go(&directory).await;
@@ -271,7 +306,7 @@ async fn what_was_acknowledged_survives_a_kill_during_hundreds_of_uploads() {
     let again: Vec<Thing> = log.begun.lock().unwrap().iter().copied().filter(|thing| !acknowledged.contains(thing)).take(50).collect();
     assert_eq!(again.len(), 50);
     for thing in again {
-        assert!(upload(&client(), &server.url, &token, thing).await.unwrap().is_success(), "{thing:?}");
+        assert!(upload(&client(), &server.url, &token, thing, log.held.subscribe()).await.unwrap().is_success(), "{thing:?}");
     }
     assert!(server.stop().0.success());
 }

@@ -120,15 +120,19 @@ async fn a_service_can_neither_take_names_back_nor_lose_them() {
     let server = Server::start(move |_, _| reply(200, &[], &bytes)).await;
     let cache = server.cache();
     assert!(current_names(&cache, "team", &namers, Some(&one), NOW).await.unwrap().is_some());
-    let error = current_names(&cache, "team", &namers, Some(&two), NOW).await.unwrap_err();
-    assert!(matches!(&error, ClientError::Untrusted { source: SignedError::NotNext { .. }, .. }), "{error}");
+    let older = current_names(&cache, "team", &namers, Some(&two), NOW).await.unwrap_err();
+    assert!(matches!(&older, ClientError::Untrusted { source: SignedError::NotNext { .. }, .. }), "{older}");
     assert!(matches!(
         current_names(&cache, "team", &namers, Some(&one), 2_000).await,
         Err(ClientError::Untrusted { source: SignedError::Expired { .. }, .. })
     ));
-    let empty = Server::start(|_, _| error_404()).await;
+    let empty = Server::start(|_, _| error(404, "no-names")).await;
     assert!(current_names(&empty.cache(), "team", &namers, None, NOW).await.unwrap().is_none());
     assert!(current_names(&empty.cache(), "team", &namers, Some(&one), NOW).await.is_err());
+    // That they may not be seen does not say that there are none.
+    let hidden = Server::start(|_, _| error(404, "no-namespace")).await;
+    let unseen = current_names(&hidden.cache(), "team", &namers, None, NOW).await.unwrap_err();
+    assert!(matches!(&unseen, ClientError::NotFound { code, .. } if code == "no-namespace"), "{unseen}");
 }
 
 fn error_404() -> crate::script::Reply {
