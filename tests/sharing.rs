@@ -2,74 +2,8 @@
 
 mod common;
 
+use common::service::{Service, build};
 use common::{Home, Ran, hello};
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Stdio};
-
-/// `preheat cache serve` on an empty directory.
-struct Service {
-    child: Child,
-    host: String,
-    token: String,
-}
-
-impl Service {
-    fn start(home: &Home) -> Self {
-        Self::start_with(home, &[])
-    }
-
-    fn start_with(home: &Home, args: &[&str]) -> Self {
-        let mut command = home.command(["cache", "serve", "cache", "--listen", "127.0.0.1:0"]);
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let host = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        // The token of the first start is said once, on standard error.
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut token = String::new();
-        while token.is_empty() {
-            let mut line = String::new();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "no token was shown");
-            if let Some(start) = line.find("phc_") {
-                token = line[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
-            }
-        }
-        std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
-        Self { child, host, token }
-    }
-
-    fn login(&self, home: &Home, flags: &[&str]) {
-        let mut args = vec!["login", &self.host];
-        args.extend(flags);
-        let ran = home.run_with(args, self.token.as_bytes());
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-    }
-
-    /// A builder's home, with the root made, and the root's fingerprint.
-    fn with_root(&self) -> (Home, String) {
-        let builder = Home::new();
-        self.login(&builder, &[]);
-        let made = builder.json(["cache", "init", &self.host]);
-        (builder, made["fingerprint"].as_str().unwrap().to_owned())
-    }
-
-    fn place(&self, name: &str) -> String {
-        format!("{}/default/{name}", self.host)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn build(home: &Home, text: &str, tag: &str) -> String {
-    let file = home.write(&format!("{tag}.wat"), hello(text, 0));
-    home.ok(["build", file.to_str().unwrap(), "--tag", tag, "--cpu", "v2"])
-}
 
 #[test]
 fn built_here_pushed_pulled_and_run_there() {

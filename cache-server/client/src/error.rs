@@ -36,12 +36,20 @@ pub enum ClientError {
         /// Which time is over.
         what: String,
     },
-    /// The certificate is not to be trusted, or ours is not accepted.
+    /// The service's certificate is not to be trusted, or TLS fails otherwise.
     #[error("no trusted connection to {url}: {what}; if the service has a certificate of your own CA, give that CA's file")]
     Tls {
         /// What was asked.
         url: String,
         /// What is wrong.
+        what: String,
+    },
+    /// The service does not accept this client's certificate, or wants one and got none.
+    #[error("{url} does not accept this client's certificate, or that it shows none: {what}; show one by `preheat login --identity-file`")]
+    Certificate {
+        /// What was asked.
+        url: String,
+        /// What the service says.
         what: String,
     },
     /// No credentials, or none that count.
@@ -178,6 +186,15 @@ impl ClientError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// The service's stable word for why, where it gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { code, .. } | Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
     }
 
     pub(crate) fn bad_format(url: &str, error: &FormatError) -> Self {

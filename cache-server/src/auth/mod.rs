@@ -256,7 +256,13 @@ impl Auth {
         let token = credentials.as_ref();
         if token.starts_with(tokens::PREFIX) {
             // A hash and a look into a table: cheaper than to keep count. So a good token is never refused for what others at its address do.
-            return Ok(Caller(self.tokens.get().find(token, self.clock.as_ref(), self.skew)?));
+            let find = |tokens: Arc<Tokens>| tokens.find(token, self.clock.as_ref(), self.skew);
+            let found = match find(self.tokens.get()) {
+                // It may have been made since the file was looked at last.
+                Err(Refusal::Unknown) => find(self.tokens.get_now()),
+                found => found,
+            };
+            return Ok(Caller(found?));
         }
         if let Some(grant) = self.issuers.remembered(token, self.clock.as_ref(), self.skew) {
             return Ok(Caller(grant));
