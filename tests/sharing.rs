@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::disk::Disk;
 use common::service::{Service, build};
 use common::{Home, Ran, hello};
 
@@ -291,4 +292,32 @@ fn an_image_goes_through_a_layout_directory_and_is_trusted_by_its_statements_onl
     assert_eq!(ran.code, Some(122), "{ran:?}");
     assert_eq!(other.run(["run", &digest]).code, Some(120));
     other.assert_whole();
+}
+
+#[test]
+fn a_full_disk_ends_a_pull_which_goes_on_where_there_is_space() {
+    let server_home = Home::new();
+    let service = Service::start(&server_home);
+    let (builder, fingerprint) = service.with_root();
+    build(&builder, "large enough", "app");
+    builder.ok(["push", "app", &service.place("app:v1")]);
+    let node = Home::new();
+    let root = node.root();
+    let Some(_disk) = Disk::mount(&root, "size=2m") else { return };
+    service.login(&node, &[]);
+    node.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    let filler = root.join("filler");
+    let mut all = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write(&mut all, &[1; 4096]).is_ok_and(|written| written > 0) {}
+    // Enough for names and the manifest, not for the code.
+    all.set_len(all.metadata().unwrap().len() - (24 << 10)).unwrap();
+    let ran = node.run(["pull", &service.place("app:v1")]);
+    ran.assert_fails(126, "No space left on device");
+    assert!(ran.stderr.contains(root.to_str().unwrap()), "which file: {ran:?}");
+    node.assert_whole();
+    drop(all);
+    std::fs::remove_file(&filler).unwrap();
+    node.ok(["pull", &service.place("app:v1")]);
+    assert_eq!(node.run(["run", &service.place("app:v1")]).stdout, "large enough");
+    node.assert_whole();
 }

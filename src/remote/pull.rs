@@ -77,10 +77,11 @@ pub(super) struct Landed<'a> {
 /// A blob on its way into the store.
 struct Incoming(BlobWriter);
 
+/// Keeps the kind, and what the store says: which file, and why.
 fn as_io(error: StoreError) -> io::Error {
-    match error {
-        StoreError::Io { source, .. } => source,
-        other => io::Error::other(other),
+    match &error {
+        StoreError::Io { source, .. } => io::Error::new(source.kind(), error),
+        _ => io::Error::other(error),
     }
 }
 

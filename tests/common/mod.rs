@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod disk;
 pub(crate) mod service;
 
 use std::io::Write as _;
