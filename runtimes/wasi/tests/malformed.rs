@@ -91,7 +91,7 @@ fn hardly_any_memory() {
     for size in [0, 1, 4, 8] {
         let mut guest = guest(&tree);
         for function in &FUNCTIONS {
-            let mut memory = vec![0_u8; 16];
+            let mut memory = [0_u8; 16];
             let start = memory.as_ptr().align_offset(8).min(8);
             let mut memory = preheat_wasi::GuestMemory::Unshared(&mut memory[start..start + size]);
             for fill in [0, 1, 4, 8, 0xffff_ffff] {
