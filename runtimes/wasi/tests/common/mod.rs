@@ -23,8 +23,18 @@ pub const ENV: [(&str, &str); 3] = [("HOME", "/rw"), ("EMPTY", ""), ("Z", "a=b")
 pub struct Tree(pub TempDir);
 
 impl Tree {
+    /// In memory if there is such a place: some tests make thousands.
     pub fn new() -> Self {
-        let tree = Self(tempfile::tempdir().unwrap());
+        Self::fill(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    /// On the disk, whose file system has orders, sizes and times of its own.
+    pub fn on_disk() -> Self {
+        Self::fill(tempfile::tempdir().unwrap())
+    }
+
+    fn fill(dir: TempDir) -> Self {
+        let tree = Self(dir);
         let outside = tree.path("outside");
         fs::create_dir_all(outside.join("dir")).unwrap();
         fs::write(outside.join("secret"), "secret").unwrap();
