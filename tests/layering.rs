@@ -9,6 +9,7 @@ fn crates_depend_only_on_what_they_may_know() {
         ("preheat-image", BTreeSet::new()),
         ("preheat-loader", BTreeSet::from(["preheat-image"])),
         ("preheat-wasmtime", BTreeSet::from(["preheat-image", "preheat-loader"])),
+        ("preheat-wasi", BTreeSet::new()),
         ("preheat-bench", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-server", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-client", BTreeSet::from(["preheat-image"])),
@@ -60,6 +61,10 @@ fn engines_and_databases_stay_in_their_rooms() {
     }
     for path in ["Cargo.toml", "image/Cargo.toml", "runtimes/wasmtime/Cargo.toml", "benches/Cargo.toml", "cache-server/client/Cargo.toml"] {
         assert!(!uses(path, "redb"), "{path}");
+    }
+    // An embedder that only runs native images must not get wasmtime with the guest's system interface.
+    for name in ["wasmtime", "wasmtime-wasi"] {
+        assert!(!uses("runtimes/wasi/Cargo.toml", name));
     }
     assert!(uses("runtimes/wasmtime/Cargo.toml", "wasmtime") && uses("loader/Cargo.toml", "redb"));
 }
