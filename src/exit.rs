@@ -77,7 +77,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match error {
             ClientError::NotFound { .. } => NOT_FOUND,
             ClientError::Invalid(_) | ClientError::Configuration { .. } => BAD_INPUT,
-            ClientError::DigestMismatch { .. } | ClientError::BadAnswer { .. } | ClientError::Untrusted { .. } => REFUSED,
+            ClientError::DigestMismatch { .. } | ClientError::BadAnswer { .. } => REFUSED,
             ClientError::Refused { .. } | ClientError::Tls { .. } => REFUSED,
             ClientError::Local { .. } | ClientError::StorageFull { .. } => STORAGE,
             _ => UNREACHABLE,

@@ -2,13 +2,13 @@
 
 mod common;
 
+use common::disk::Disk;
 use common::{Home, Ran, hello};
 use preheat::{Digest, TrustPolicy};
 use preheat_image::keys::SecretKey;
 use preheat_image::statement::Envelope;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 
 fn built(home: &Home) -> serde_json::Value {
     home.write("a.wat", hello("hi", 0));
@@ -260,28 +260,11 @@ fn an_image_for_a_cpu_that_this_is_not() {
     }
 }
 
-fn mounted(dir: &Path, options: &str) -> bool {
-    std::fs::create_dir_all(dir).unwrap();
-    Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir).status().is_ok_and(|status| status.success())
-}
-
-struct Unmount<'a>(&'a Path);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk() {
     let home = Home::new();
     let root = home.root();
-    if !mounted(&root, "size=200k") {
-        eprintln!("skipped: no right to mount a small file system here");
-        return;
-    }
-    let _unmount = Unmount(&root);
+    let Some(_disk) = Disk::mount(&root, "size=200k") else { return };
     home.write("small.wat", hello("hi", 0));
     home.write("a.wat", hello("ho", 0));
     let filler = root.join("filler");
@@ -303,14 +286,9 @@ fn a_full_disk() {
 fn a_read_only_store() {
     let home = Home::new();
     let root = home.root();
-    if !mounted(&root, "size=20m") {
-        eprintln!("skipped: no right to mount a small file system here");
-        return;
-    }
-    let _unmount = Unmount(&root);
+    let Some(disk) = Disk::mount(&root, "size=20m") else { return };
     built(&home);
-    let status = Command::new("mount").args(["-o", "remount,ro"]).arg(&root).status().unwrap();
-    assert!(status.success());
+    disk.read_only();
     assert_eq!(home.run(["run", "a"]).stdout, "hi", "running from it works");
     assert_eq!(home.json(["ls"])["images"].as_array().unwrap().len(), 1);
     home.write("b.wat", hello("ho", 0));

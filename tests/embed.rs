@@ -57,6 +57,47 @@ fn more_instances_than_slots_is_an_error_not_a_crash() {
     assert!(image.instance(&Request::new()).is_ok(), "a slot that was given back is used again");
 }
 
+/// Somebody who may write into the store puts another file in the place of code, at any moment: what runs is what was checked.
+#[test]
+fn code_that_is_swapped_between_verification_and_mapping_does_not_run() {
+    let home = Home::new();
+    let library = home.library();
+    let (store, level) = (library.store().unwrap(), preheat::CpuLevel::of_host().unwrap());
+    let build = |number: u32| {
+        let wat = format!(r#"(module (func (export "f") (result i32) i32.const {number}))"#);
+        let builder = Builder::new(&library).unwrap().levels([preheat::CpuLevel::V1]);
+        let built = builder.build_bytes("test", wat.as_bytes()).unwrap();
+        (built.digest, store.blob_path(&built.code[0].digest))
+    };
+    let ((good, good_code), (_, evil_code)) = (build(1), build(2));
+    let (good_bytes, evil_bytes) = (std::fs::read(&good_code).unwrap(), std::fs::read(evil_code).unwrap());
+    let put_in_place = |bytes: &[u8]| {
+        let file = home.write("swapped", bytes);
+        std::fs::rename(file, &good_code).unwrap();
+    };
+    let load = || store.load(&good, &library.trust().unwrap(), preheat::LoadOptions::default()).unwrap();
+    let runtime = Runtime::new().unwrap();
+    // After the image was judged, before its code was opened: it is looked at again.
+    let judged = load();
+    put_in_place(&evil_bytes);
+    assert!(matches!(runtime.link(judged), Err(RunError::Store(preheat::StoreError::Damaged { .. }))));
+    put_in_place(&good_bytes);
+    // After it was checked, before it is mapped: the open file is mapped.
+    let image = load();
+    let code = image.code(preheat::ENGINE, preheat::TARGET, level).unwrap();
+    put_in_place(&evil_bytes);
+    let engine = preheat_wasmtime::WasmtimeEngine::new(preheat_wasmtime::EngineOptions::default()).unwrap();
+    let loaded = engine.load(code, image.manifest().function.as_ref().unwrap()).unwrap();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let called = tokio.block_on(async { loaded.instantiate(&Request::new()).await?.call("f", &[]).await });
+    assert_eq!(called.unwrap(), [Value::I32(1)]);
+    put_in_place(&good_bytes);
+    // While it is mapped.
+    let mapped = runtime.link(load()).unwrap();
+    put_in_place(&evil_bytes);
+    assert_eq!(mapped.instance(&Request::new()).unwrap().call("f", &[]).unwrap(), [Value::I32(1)]);
+}
+
 #[test]
 fn tasks_run_beside_each_other_and_dropping_cancels() {
     let home = Home::new();

@@ -11,6 +11,7 @@ fn crates_depend_only_on_what_they_may_know() {
         ("preheat-loader", BTreeSet::from(["preheat-image"])),
         ("preheat-native", BTreeSet::from(["preheat-image", "preheat-loader"])),
         ("preheat-wasmtime", BTreeSet::from(["preheat-image", "preheat-loader"])),
+        ("preheat-wasi", BTreeSet::new()),
         ("preheat-bench", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-server", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-client", BTreeSet::from(["preheat-image"])),
@@ -65,6 +66,10 @@ fn engines_and_databases_stay_in_their_rooms() {
     }
     for path in ["Cargo.toml", "image/Cargo.toml", "loader/Cargo.toml", "runtimes/wasmtime/Cargo.toml", "benches/Cargo.toml"] {
         assert!(!uses(path, "cranelift-codegen"), "{path}");
+    }
+    // An embedder that only runs native images must not get wasmtime with the guest's system interface.
+    for name in ["wasmtime", "wasmtime-wasi"] {
+        assert!(!uses("runtimes/wasi/Cargo.toml", name));
     }
     assert!(uses("runtimes/wasmtime/Cargo.toml", "wasmtime") && uses("loader/Cargo.toml", "redb"));
     assert!(uses("compiler/Cargo.toml", "cranelift-codegen"));

@@ -2,74 +2,9 @@
 
 mod common;
 
+use common::disk::Disk;
+use common::service::{Service, build};
 use common::{Home, Ran, hello};
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Stdio};
-
-/// `preheat cache serve` on an empty directory.
-struct Service {
-    child: Child,
-    host: String,
-    token: String,
-}
-
-impl Service {
-    fn start(home: &Home) -> Self {
-        Self::start_with(home, &[])
-    }
-
-    fn start_with(home: &Home, args: &[&str]) -> Self {
-        let mut command = home.command(["cache", "serve", "cache", "--listen", "127.0.0.1:0"]);
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let host = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        // The token of the first start is said once, on standard error.
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut token = String::new();
-        while token.is_empty() {
-            let mut line = String::new();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "no token was shown");
-            if let Some(start) = line.find("phc_") {
-                token = line[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
-            }
-        }
-        std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
-        Self { child, host, token }
-    }
-
-    fn login(&self, home: &Home, flags: &[&str]) {
-        let mut args = vec!["login", &self.host];
-        args.extend(flags);
-        let ran = home.run_with(args, self.token.as_bytes());
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-    }
-
-    /// A builder's home, with the root made, and the root's fingerprint.
-    fn with_root(&self) -> (Home, String) {
-        let builder = Home::new();
-        self.login(&builder, &[]);
-        let made = builder.json(["cache", "init", &self.host]);
-        (builder, made["fingerprint"].as_str().unwrap().to_owned())
-    }
-
-    fn place(&self, name: &str) -> String {
-        format!("{}/default/{name}", self.host)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn build(home: &Home, text: &str, tag: &str) -> String {
-    let file = home.write(&format!("{tag}.wat"), hello(text, 0));
-    home.ok(["build", file.to_str().unwrap(), "--tag", tag, "--cpu", "v2"])
-}
 
 #[test]
 fn built_here_pushed_pulled_and_run_there() {
@@ -254,6 +189,77 @@ fn pulling_the_second_function_moves_only_what_is_new() {
 }
 
 #[test]
+fn a_node_pulls_the_code_that_it_would_run_and_a_mirror_all() {
+    let server_home = Home::new();
+    let service = Service::start(&server_home);
+    let (builder, fingerprint) = service.with_root();
+    let file = builder.write("levels.wat", hello("levels", 0));
+    let digest = builder.ok(["build", file.to_str().unwrap(), "--tag", "app", "--cpu", "v1,v2,v3,v4"]);
+    let place = service.place("app:v1");
+    builder.ok(["push", "app", &place]);
+
+    let node = Home::new();
+    service.login(&node, &[]);
+    node.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    let pulled = node.json(["pull", &place]);
+    assert_eq!((pulled["blobs"].as_u64(), pulled["leftOut"].as_u64()), (Some(2), Some(3)), "the manifest and one code object: {pulled}");
+    let best = preheat_image::CpuLevel::of_host().unwrap().name();
+    let artefacts = |home: &Home| home.json(["inspect", &digest])["manifest"]["artefacts"].as_array().unwrap().clone();
+    let here = |home: &Home| -> Vec<String> {
+        let there = |artefact: &&serde_json::Value| home.blob(artefact["digest"].as_str().unwrap()).exists();
+        artefacts(home).iter().filter(there).map(|artefact| artefact["variant"]["cpu"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(here(&node), [best]);
+    node.assert_whole();
+    let ran = node.run(["run", &place]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "levels"), "{ran:?}");
+    let again = node.json(["pull", &place]);
+    assert_eq!((again["blobs"].as_u64(), again["leftOut"].as_u64()), (Some(0), Some(3)), "{again}");
+    node.ok(["gc"]);
+    node.assert_whole();
+
+    // What is there need not be brought again; what is nowhere is named.
+    assert_eq!(node.json(["push", &digest, &format!("{}/default", service.host)])["blobs"], 0);
+    let other_home = Home::new();
+    let other = Service::start(&other_home);
+    other.login(&node, &[]);
+    node.run(["push", &digest, &format!("{}/default", other.host)]).assert_fails(126, "was left out when the image was pulled");
+    // For a build it is not there.
+    let file = node.write("levels.wat", hello("levels", 0));
+    assert_eq!(node.json(["build", file.to_str().unwrap(), "--cpu", "v1,v2,v3,v4"])["cached"], false);
+
+    let mirror = Home::new();
+    service.login(&mirror, &[]);
+    mirror.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    mirror.ok(["pull", &place]);
+    let rest = mirror.json(["pull", &place, "--all-cpus"]);
+    assert_eq!((rest["blobs"].as_u64(), rest["leftOut"].as_u64()), (Some(4), Some(0)), "the manifest and what was left out: {rest}");
+    assert_eq!(here(&mirror).len(), 4);
+    mirror.assert_whole();
+    let layout = mirror.path().join("layout");
+    mirror.ok(["export", &digest, layout.to_str().unwrap()]);
+
+    // A home that moved to another machine gets what that one needs when it is run there.
+    let moved = Home::new();
+    service.login(&moved, &[]);
+    moved.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    moved.ok(["pull", &place]);
+    let code: Vec<_> = artefacts(&moved).iter().map(|artefact| artefact["digest"].as_str().unwrap().to_owned()).collect();
+    for blob in &code {
+        let _ = std::fs::remove_file(moved.blob(blob));
+    }
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let entry = moved.root().join("store/entries").join(&hex[..2]).join(format!("{}.json", &hex[2..]));
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&entry).unwrap()).unwrap();
+    record["leftOut"] = code.into();
+    std::fs::write(&entry, record.to_string()).unwrap();
+    moved.run(["run", &place, "--pull", "never"]).assert_fails(123, "not pulled");
+    let ran = moved.run(["run", &place]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "levels"), "{ran:?}");
+    moved.assert_whole();
+}
+
+#[test]
 fn an_image_goes_through_a_layout_directory_and_is_trusted_by_its_statements_only() {
     let builder = Home::new();
     let digest = build(&builder, "by hand", "app");
@@ -286,4 +292,32 @@ fn an_image_goes_through_a_layout_directory_and_is_trusted_by_its_statements_onl
     assert_eq!(ran.code, Some(122), "{ran:?}");
     assert_eq!(other.run(["run", &digest]).code, Some(120));
     other.assert_whole();
+}
+
+#[test]
+fn a_full_disk_ends_a_pull_which_goes_on_where_there_is_space() {
+    let server_home = Home::new();
+    let service = Service::start(&server_home);
+    let (builder, fingerprint) = service.with_root();
+    build(&builder, "large enough", "app");
+    builder.ok(["push", "app", &service.place("app:v1")]);
+    let node = Home::new();
+    let root = node.root();
+    let Some(_disk) = Disk::mount(&root, "size=2m") else { return };
+    service.login(&node, &[]);
+    node.ok(["trust", "add", "--from", &service.host, "--fingerprint", &fingerprint]);
+    let filler = root.join("filler");
+    let mut all = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write(&mut all, &[1; 4096]).is_ok_and(|written| written > 0) {}
+    // Enough for names and the manifest, not for the code.
+    all.set_len(all.metadata().unwrap().len() - (24 << 10)).unwrap();
+    let ran = node.run(["pull", &service.place("app:v1")]);
+    ran.assert_fails(126, "No space left on device");
+    assert!(ran.stderr.contains(root.to_str().unwrap()), "which file: {ran:?}");
+    node.assert_whole();
+    drop(all);
+    std::fs::remove_file(&filler).unwrap();
+    node.ok(["pull", &service.place("app:v1")]);
+    assert_eq!(node.run(["run", &service.place("app:v1")]).stdout, "large enough");
+    node.assert_whole();
 }

@@ -205,6 +205,34 @@ fn a_root_from_the_ceremony_to_a_revocation_on_another_machine() {
     assert_eq!(node.run(["audit"]).code, Some(0));
 }
 
+#[test]
+fn each_kind_of_revocation_is_made_and_taken_back_by_a_person() {
+    let home = Home::new();
+    home.write("app.wat", hello("hi", 0));
+    let image = home.ok(["build", "app.wat", "--cpu", "v1", "--tag", "app:v1"]);
+    let shown = home.json(["inspect", "app:v1"]);
+    let (manifest, statement) = (&shown["manifest"], &shown["statements"][0]);
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    for (kind, what) in [
+        ("--build-id", text(&statement["buildId"])),
+        ("--key-id", text(&statement["signer"])),
+        ("--source", text(&manifest["source"]["digest"])),
+        ("--blob", image.clone()),
+        ("--blob", text(&manifest["artefacts"][0]["digest"])),
+    ] {
+        assert_eq!(home.json(["trust", "revoke", kind, &what])["changed"], 1);
+        assert_eq!(home.json(["trust", "revoke", kind, &what])["changed"], 0, "it is revoked already");
+        home.run(["run", "app:v1"]).assert_fails(122, "revoked");
+        assert_eq!(home.run(["audit"]).code, Some(122));
+        assert_eq!(home.json(["trust", "revoke", kind, &what, "--undo"])["changed"], 1);
+        assert_eq!(home.ok(["run", "app:v1"]), "hi", "{kind}");
+    }
+    for bad in [&["--build-id", ""][..], &["--source", "sha256:12"], &["--key-id", "nobody"], &["--undo"], &[]] {
+        assert_ne!(home.run(["trust", "revoke"].iter().chain(bad)).code, Some(0), "{bad:?}");
+    }
+    assert_eq!(home.ok(["run", "app:v1"]), "hi");
+}
+
 fn copy_store(from: &Home, to: &Home) -> Result<(), String> {
     let status = std::process::Command::new("cp").arg("-a").arg(from.root().join("store")).arg(to.root().join("store")).status();
     status.map_err(|error| error.to_string()).and_then(|status| if status.success() { Ok(()) } else { Err("cp failed".into()) })

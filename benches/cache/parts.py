@@ -352,6 +352,11 @@ def dd_all(hasher, source, target, names, at_once):
     return seconds
 
 
+def meets(row, ratio):
+    """Whether our figure over that of another keeps the target."""
+    return ratio <= row["target"] if row["less"] else ratio >= row["target"]
+
+
 class Rows:
     """Figures by what was measured and for which system."""
 
@@ -374,14 +379,15 @@ class Rows:
                     ratios[system] = statistics.median(one / other if other else float("inf") for one, other in pairs)
             met = None
             if row["target"] is not None:
-                met = all(ratio >= row["target"] for ratio in ratios.values())
+                met = all(meets(row, ratio) for ratio in ratios.values())
             if row["limit"] is not None:
                 met = statistics.median(row["values"][ours]) < row["limit"]
             rows.append({"what": what, "how": how, "unit": unit, "target": row["target"], "limit": row["limit"],
-                         "ours": ours, "values": row["values"], "ratios": ratios, "met": met})
+                         "less": row["less"], "ours": ours, "values": row["values"], "ratios": ratios, "met": met})
         return rows
 
     def met(self):
+        """Whether no target is missed."""
         return all(row["met"] is not False for row in self.all())
 
     def table(self):
@@ -391,10 +397,10 @@ class Rows:
                 ratio = row["ratios"].get(system)
                 asked = "" if system != row["ours"] else f"< {figure(row['limit'], row['unit'])}" if row["limit"] else ""
                 if ratio is not None and row["target"]:
-                    asked = f"≥ {row['target']}"
+                    asked = f"{'≤' if row['less'] else '≥'} {row['target']}"
                 verdict = ""
                 if asked:
-                    good = row["met"] if row["limit"] else ratio >= row["target"]
+                    good = row["met"] if row["limit"] else meets(row, ratio)
                     verdict = "met" if good else "**missed**"
                 spread = f"{figure(min(values), row['unit'])} to {figure(max(values), row['unit'])}"
                 lines.append(

@@ -23,6 +23,8 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+/// The status, in log and metrics, of a request whose client did not wait for the answer. It is never sent.
+const CLIENT_GONE: u16 = 499;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -40,7 +42,7 @@ pub(crate) async fn around(axum::extract::State(app): State, mut request: Reques
         route,
         trace,
         caller: None,
-        status: StatusCode::INTERNAL_SERVER_ERROR,
+        status: None,
         received: Arc::default(),
         sent: 0,
         expected: None,
@@ -72,7 +74,7 @@ pub(crate) async fn around(axum::extract::State(app): State, mut request: Reques
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "the request took too long").into_response()
         }
     };
-    line.status = response.status();
+    line.status = Some(response.status());
     let headers = response.headers_mut();
     for (name, value) in [(REQUEST_ID, line.trace.request_id()), (TRACEPARENT, line.trace.traceparent())] {
         if let Ok(value) = HeaderValue::from_str(&value) {
@@ -158,7 +160,8 @@ struct Line {
     namespace: Option<Namespace>,
     trace: Trace,
     caller: Option<String>,
-    status: StatusCode,
+    /// None until there is an answer.
+    status: Option<StatusCode>,
     received: Arc<AtomicU64>,
     sent: u64,
     /// Bytes that the answer has, where that is known beforehand.
@@ -170,11 +173,13 @@ struct Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let elapsed = self.started.elapsed();
+        // Without an answer either the client went away, which is not our failure, or something here broke.
+        let status = self.status.map_or(if std::thread::panicking() { 500 } else { CLIENT_GONE }, |status| status.as_u16());
         let route = self.route.as_ref().map_or("other", MatchedPath::as_str);
         let metrics: &Metrics = &self.app.metrics;
         metrics.requests_running.dec();
         metrics.bytes_sent.inc_by(self.sent);
-        metrics.request(self.method, route, self.status.as_u16(), elapsed.as_secs_f64());
+        metrics.request(self.method, route, status, elapsed.as_secs_f64());
         if self.app.config.log.access {
             tracing::info!(
                 target: "access",
@@ -182,7 +187,7 @@ impl Drop for Line {
                 method = self.method,
                 route,
                 namespace = self.namespace.as_ref().map(Namespace::as_str),
-                status = self.status.as_u16(),
+                status,
                 received = self.received.load(Ordering::Relaxed),
                 sent = self.sent,
                 whole = self.ended || self.expected == Some(self.sent),

@@ -66,11 +66,6 @@ impl Reader {
         Self { app: app.clone(), namespace: namespace.clone(), digest: *digest, size, seal, file, chunks, verified, turns }
     }
 
-    /// Size of the blob in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Reads and verifies bytes, at most a piece, once the piece before is gone.
     pub(crate) async fn read(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
         let turn = self.turns.clone().acquire_owned().await.map_err(|error| StorageError::Other(error.to_string()))?;

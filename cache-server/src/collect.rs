@@ -133,6 +133,7 @@ impl Collector {
             let marked = mark(self.sources(), &all, namespace).await?;
             let chosen = Chosen::all(namespace, &marked);
             let removed = self.remove(&all, chosen, &mut lock).await?;
+            self.tidy(namespace).await?;
             Ok(report(&marked, false, &removed))
         }
         .await;
@@ -188,6 +189,7 @@ impl Collector {
             let surplus = marked.bytes.saturating_sub(limit - limit / 10);
             let chosen = Chosen::oldest(&[(namespace.clone(), marked)], surplus);
             removed.add(&self.evict(&all, chosen, lock).await?);
+            self.tidy(&namespace).await?;
             self.due().remove(&namespace);
         }
         total = total.saturating_sub(removed.bytes);
@@ -199,7 +201,19 @@ impl Collector {
                 marked.push((namespace.clone(), mark(self.sources(), &all, namespace).await?));
             }
             self.evict(&all, Chosen::oldest(&marked, surplus), lock).await?;
+            for namespace in all.keys() {
+                self.tidy(namespace).await?;
+            }
             self.due().clear();
+        }
+        Ok(())
+    }
+
+    /// Removes what interrupted removals and uploads left.
+    async fn tidy(&self, namespace: &Namespace) -> Result<(), StorageError> {
+        let files = self.blobs.sweep(namespace).await?;
+        if files > 0 {
+            tracing::info!(%namespace, files, "what belonged to blobs that are gone is removed");
         }
         Ok(())
     }

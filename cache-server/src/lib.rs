@@ -7,7 +7,6 @@
 //! asks `access` whether the caller may, and then [`storage`].
 
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod access;
 mod access_log;

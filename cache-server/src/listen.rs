@@ -24,7 +24,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -329,10 +329,12 @@ impl Connection {
         let mut peer = Peer { addr: self.addr, certificate: None };
         let Some(tls) = self.tls.take() else { return self.requests(stream, peer).await };
         let stream = tokio::select! {
-            accepted = tls.acceptor().accept(stream) => match accepted {
+            accepted = tls.acceptor().accept(stream).into_fallible() => match accepted {
                 Ok(stream) => stream,
-                Err(error) => {
+                Err((error, mut stream)) => {
                     tracing::debug!(%error, "TLS handshake");
+                    // So that the client can read the alert that says why.
+                    let _ = stream.shutdown().await;
                     return;
                 }
             },

@@ -183,6 +183,7 @@ impl Namespaces {
         while let Some(entry) = entries.next().await {
             blobs.delete(namespace, &entry?.digest).await?;
         }
+        blobs.sweep(namespace).await?;
         Ok(())
     }
 }

@@ -270,7 +270,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     /// Says that nothing more comes. If the client is still sending, as after a refusal of an upload, what it sends is thrown away for a
-    /// while: closing at once would make the kernel reset the connection, and the client would never see why it was refused.
+    /// while: closing at once would make the kernel reset the connection, and the client would never see why it was refused. The same after a
+    /// handshake that failed: its first request may be on its way already.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.shut {
@@ -278,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
             this.shut = true;
             let now = this.pace.now();
             let mut state = this.pace.state();
-            if !state.unread && state.phase != Phase::Head {
+            if !state.unread && !matches!(state.phase, Phase::Head | Phase::Handshake) {
                 return Poll::Ready(Ok(()));
             }
             state.enter(Phase::Lingering, now);

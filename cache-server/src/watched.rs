@@ -140,6 +140,12 @@ impl<T> Watched<T> {
         self.value.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What the files say now, whenever they were looked at last: for what was not found, since it may be new.
+    pub(crate) fn get_now(&self) -> Arc<T> {
+        self.look();
+        self.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn look(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.paths);

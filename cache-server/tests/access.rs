@@ -3,23 +3,20 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod common;
+#[path = "common/credentials.rs"]
+mod credentials;
 
 use common::{Cache, cas, error_code};
-use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use credentials::{Authority, Ci, ISSUER};
 use preheat_cache_server::tokens::{self, NewToken};
 use preheat_cache_server::{ClientRule, JwtAlgorithm, OidcIssuer, OidcRule, Pattern, Right, TlsConfig};
 use preheat_image::Digest;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::{Certificate, Client, Identity, Method, StatusCode};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const HOST: &str = "cache.example";
-const ISSUER: &str = "https://ci.example";
 
 /// What a caller may do in `team`, in `prod`, and in `over`, which lies over `prod`.
 struct May {
@@ -30,38 +27,9 @@ struct May {
     write: [bool; 3],
 }
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// A certificate and its key, PEM.
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-fn job(key: &EncodingKey, repository: &str, audience: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({
-        "iss": ISSUER, "aud": audience, "iat": now, "exp": now + 600,
-        "sub": format!("repo:{repository}:ref:refs/heads/main"), "repository": repository,
-    });
-    let header = Header { kid: Some("key-1".into()), ..Header::new(Algorithm::ES256) };
-    jsonwebtoken::encode(&header, &claims, key).unwrap()
-}
-
-fn issuer(directory: &Path, key: &EncodingKey) -> OidcIssuer {
-    let mut jwk = serde_json::to_value(Jwk::from_encoding_key(key, Algorithm::ES256).unwrap()).unwrap();
-    jwk["kid"] = "key-1".into();
+fn issuer(directory: &Path, ci: &Ci) -> OidcIssuer {
     let file = directory.join("ci.json");
-    std::fs::write(&file, json!({ "keys": [jwk] }).to_string()).unwrap();
+    std::fs::write(&file, ci.jwks()).unwrap();
     OidcIssuer {
         issuer: ISSUER.into(),
         audience: format!("https://{HOST}"),
@@ -77,7 +45,7 @@ fn issuer(directory: &Path, key: &EncodingKey) -> OidcIssuer {
 }
 
 fn client(server: &Authority, identity: Option<&(String, String)>, addr: std::net::SocketAddr) -> Client {
-    let builder = Client::builder().tls_certs_only([Certificate::from_pem(server.0.pem().as_bytes()).unwrap()]).resolve(HOST, addr);
+    let builder = Client::builder().tls_certs_only([Certificate::from_pem(server.pem().as_bytes()).unwrap()]).resolve(HOST, addr);
     match identity {
         None => builder,
         Some((certificate, key)) => builder.identity(Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap()),
@@ -100,7 +68,7 @@ async fn every_kind_of_credentials_opens_what_it_is_for_and_nothing_else() {
     let tls = TlsConfig {
         certificate: put("cert.pem", &certificate),
         key: put("key.pem", &key),
-        client_authorities: Some(put("clients.pem", &clients.0.pem())),
+        client_authorities: Some(put("clients.pem", &clients.pem())),
         client_certificate_required: false,
     };
     let token_file = files.path().join("tokens.json");
@@ -115,7 +83,7 @@ async fn every_kind_of_credentials_opens_what_it_is_for_and_nothing_else() {
     let (_, expired) = token("expired", "*", &Right::ALL, Some(1));
     let (revoked_id, revoked) = token("revoked", "*", &Right::ALL, None);
     tokens::revoke(&token_file, &revoked_id).unwrap();
-    let ci = EncodingKey::from_ec_der(&KeyPair::generate().unwrap().serialize_der());
+    let ci = Ci::new();
     let cache = Cache::with(|config| {
         config.tls = Some(tls);
         config.auth.tokens = Some(token_file.clone());
@@ -145,7 +113,7 @@ async fn every_kind_of_credentials_opens_what_it_is_for_and_nothing_else() {
     plain.put(url(&cas("prod", &below))).bearer_auth(&admin).body("below").send().await.unwrap().error_for_status().unwrap();
 
     let audience = format!("https://{HOST}");
-    let own_job = job(&ci, "org/app", &audience);
+    let own_job = ci.job("org/app", &audience);
     let all = [
         May { who: "admin", client: plain.clone(), credentials: Some(admin), read: [true; 3], write: [true; 3] },
         May {
@@ -200,13 +168,13 @@ async fn every_kind_of_credentials_opens_what_it_is_for_and_nothing_else() {
         assert_eq!(through == StatusCode::OK, read[1] && read[2], "{who}");
     }
 
-    let stranger = EncodingKey::from_ec_der(&KeyPair::generate().unwrap().serialize_der());
     for (what, bad) in [
         ("expired", expired),
         ("revoked", revoked),
-        ("another repository", job(&ci, "evil/app", &audience)),
-        ("another audience", job(&ci, "org/app", "https://other.example")),
-        ("another key", job(&stranger, "org/app", &audience)),
+        ("another repository", ci.job("evil/app", &audience)),
+        ("another audience", ci.job("org/app", "https://other.example")),
+        ("ended", ci.job_at("org/app", &audience, 1_700_000_000)),
+        ("another key", Ci::new().job("org/app", &audience)),
         ("rubbish", "rubbish".into()),
     ] {
         // With a certificate too: what is bad is not mended by what is good.

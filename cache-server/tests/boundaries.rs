@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::{Cache, cas, error_code};
+use common::{Cache, cas, content, error_code};
 use preheat_image::Digest;
 use preheat_image::api::FindMissing;
 use reqwest::{Method, StatusCode};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 /// Everything that is asked of the service in this file, with and without credentials; sent as it is, since a client would tidy it up.
 async fn first_line(cache: &Cache, method: &str, path: &str, token: Option<&str>) -> String {
@@ -118,6 +121,29 @@ async fn every_answer_says_which_request_it_is_for() {
     assert_eq!(response.headers()["x-request-id"], "0af7651916cd43dd8448eb211c80319c");
     let response = cache.client.get(cache.url("/team/cas/0")).send().await.unwrap();
     assert_eq!(response.headers()["x-request-id"].len(), 32, "errors too");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_is_no_error_of_the_service() {
+    let cache = Cache::start().await;
+    for number in 0..50u32 {
+        let bytes = content(10_000, number);
+        let (path, sent) = (cas("team", &Digest::of(&bytes)), if number % 2 == 0 { 10_000 } else { 5000 });
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 10000\r\n\r\n", cache.token);
+        // Gone while its bytes are made durable, or before they are all there.
+        let mut stream = TcpStream::connect(cache.server.addr()).await.unwrap();
+        stream.write_all(&[head.as_bytes(), &bytes[..sent]].concat()).await.unwrap();
+    }
+    let over = async {
+        // The question itself is one.
+        while cache.metric("preheat_cache_requests_running").await > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), over).await.unwrap();
+    let text = cache.metrics().await;
+    assert!(text.contains("status=\"499\""), "some did not wait for the answer: {text}");
+    assert_eq!(cache.metric("preheat_cache_errors_total").await, 0, "{text}");
 }
 
 #[tokio::test]

@@ -31,6 +31,16 @@ async fn an_admin_collects_and_what_was_just_pushed_stays() {
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.json::<CollectReport>().await.unwrap(), held(dry_run));
     }
+    // What an interrupted removal left behind goes, if the collection is not only to look.
+    let hex = Digest::of(b"gone").hex();
+    let shard = directory.path().join("cache/ns/team/cas").join(&hex[..2]);
+    std::fs::create_dir_all(&shard).unwrap();
+    let orphan = shard.join(format!("{}.chunks", &hex[2..]));
+    std::fs::write(&orphan, [0; 64]).unwrap();
+    assert_eq!(collect("team", "{}").await.status(), StatusCode::OK);
+    assert!(orphan.exists());
+    assert_eq!(collect("team", r#"{"dryRun":false}"#).await.json::<CollectReport>().await.unwrap(), held(false));
+    assert!(!orphan.exists());
     for body in ["junk", "[]", r#"{"dryRun":1}"#, r#"{"dryRun":true,"more":1}"#] {
         let answer = collect("team", body).await;
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST);

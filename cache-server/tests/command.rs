@@ -1,58 +1,11 @@
 //! The command itself: starting on nothing, stopping when asked, and what it writes where.
 
+#[path = "common/process.rs"]
+mod process;
+
 use preheat_image::Digest;
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-
-struct Running {
-    child: Child,
-    out: BufReader<ChildStdout>,
-    url: String,
-}
-
-impl Running {
-    fn start(directory: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_preheat-cache-server"))
-            .arg(directory)
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
-        let line = line.trim();
-        let url = match line.strip_prefix("listening on ") {
-            Some(url) => url.to_owned(),
-            None => serde_json::from_str::<serde_json::Value>(line).unwrap()["listening"].as_str().unwrap().to_owned(),
-        };
-        Self { child, out, url }
-    }
-
-    /// Ends it as an operator does. How it ended, the rest of its standard output, its standard error.
-    fn stop(mut self) -> (ExitStatus, String, String) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let (mut out, mut err) = (String::new(), String::new());
-        self.out.read_to_string(&mut out).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        (self.child.wait().unwrap(), out, err)
-    }
-}
-
-fn client() -> reqwest::Client {
-    // Only the first of the tests in a process does it.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
-}
-
-/// The token in what a first start says.
-fn token(err: &str) -> Option<&str> {
-    err.lines().find_map(|line| line.split_whitespace().find(|word| word.starts_with("phc_")))
-}
+use process::{Running, client, token};
+use std::process::Command;
 
 #[tokio::test]
 async fn the_first_start_on_nothing_makes_a_cache_and_says_its_token_once() {
@@ -111,9 +64,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
     let url = format!("{}/default/cas/{}", second.url, digest.hex());
     let put = runtime.block_on(client().put(&url).bearer_auth(&token).body("kept").send()).unwrap();
     assert_eq!(put.status(), 201);
-    let Running { mut child, .. } = second;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    second.kill();
     let third = Running::start(directory.path(), &[]);
     let url = format!("{}/default/cas/{}", third.url, digest.hex());
     let got = runtime.block_on(async { client().get(&url).bearer_auth(&token).send().await?.text().await }).unwrap();

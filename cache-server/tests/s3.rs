@@ -1,118 +1,26 @@
 //! Two services over one bucket of a real S3 server process.
-//!
-//! The server is `s3s-fs` or `moto_server`: the command in `PREHEAT_S3_SERVER`, or whichever is found in `PATH`. Without one the tests say so
-//! and pass, unless `PREHEAT_INTEROP=required`.
 
 #![allow(missing_docs, reason = "tests")]
+
+#[path = "common/s3_server.rs"]
+mod s3_server;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HOST, RANGE, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HOST, LOCATION, RANGE, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
 use preheat_cache_server::storage::bucket::Bucket;
 use preheat_cache_server::storage::{Expect, Meta as _, PutError};
 use preheat_cache_server::{BucketConfig, Config, Server};
 use preheat_image::Digest;
 use preheat_image::api::{FindMissing, Missing, NamespaceConfig, NamespaceKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use s3_server::{BUCKET, KEY, S3, SECRET};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-const KEY: &str = "preheat-test";
-const SECRET: &str = "preheat-test-secret";
-const BUCKET: &str = "caches";
-
-/// An S3 server process.
-struct S3 {
-    child: Child,
-    addr: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
-fn command() -> Option<PathBuf> {
-    let set = std::env::var_os("PREHEAT_S3_SERVER").map(PathBuf::from);
-    set.or_else(|| in_path("s3s-fs")).or_else(|| in_path("moto_server"))
-}
-
-impl S3 {
-    /// Starts one; None with a printed reason where none is installed.
-    async fn start() -> Option<Self> {
-        let Some(command) = command() else {
-            let reason = "no S3 server: neither PREHEAT_S3_SERVER is set nor `s3s-fs` or `moto_server` in PATH";
-            assert_ne!(std::env::var("PREHEAT_INTEROP").as_deref(), Ok("required"), "{reason}");
-            println!("skipped: {reason}");
-            return None;
-        };
-        Some(Self::run(&command).await)
-    }
-
-    async fn run(command: &Path) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let port = addr.port().to_string();
-        let is_moto = command.file_name().is_some_and(|name| name.to_string_lossy().contains("moto"));
-        let mut process = Command::new(command);
-        if is_moto {
-            process.args(["-H", "127.0.0.1", "-p", &port]);
-        } else {
-            std::fs::create_dir(directory.path().join(BUCKET)).unwrap();
-            process.args(["--host", "127.0.0.1", "--port", &port, "--access-key", KEY, "--secret-key", SECRET]).arg(directory.path());
-        }
-        let child = process.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut s3 = Self { child, addr, _directory: directory };
-        let began = Instant::now();
-        while TcpStream::connect(addr).is_err() {
-            assert!(s3.child.try_wait().unwrap().is_none(), "{} ended at once", command.display());
-            assert!(began.elapsed() < Duration::from_secs(60), "{} does not listen", command.display());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        if is_moto {
-            let made = client().put(format!("http://{addr}/{BUCKET}")).send().await.unwrap();
-            assert!(made.status().is_success(), "{}", made.status());
-        }
-        s3
-    }
-
-    fn config(&self) -> BucketConfig {
-        bucket_at(self.addr)
-    }
-
-    /// Not through our code.
-    fn store(&self) -> AmazonS3 {
-        let _ = client();
-        AmazonS3Builder::new()
-            .with_bucket_name(BUCKET)
-            .with_endpoint(format!("http://{}", self.addr))
-            .with_allow_http(true)
-            .with_region("us-east-1")
-            .with_access_key_id(KEY)
-            .with_secret_access_key(SECRET)
-            .build()
-            .unwrap()
-    }
-}
 
 fn bucket_at(addr: SocketAddr) -> BucketConfig {
     let options = [
@@ -180,24 +88,15 @@ fn content(size: usize, seed: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_refuses_stale_conditional_writes() {
-    let Some(s3) = S3::start().await else { return };
-    let (store, path) = (s3.store(), ObjectPath::from("proof/name"));
-    let create = PutOptions::from(PutMode::Create);
-    let first = store.put_opts(&path, "first".into(), create.clone()).await.unwrap();
-    let again = store.put_opts(&path, "again".into(), create).await.unwrap_err();
-    assert!(matches!(again, object_store::Error::AlreadyExists { .. }), "{again}");
-    let update = |e_tag| PutOptions::from(PutMode::Update(UpdateVersion { e_tag, version: None }));
-    store.put_opts(&path, "second".into(), update(first.e_tag.clone())).await.unwrap();
-    let stale = store.put_opts(&path, "stale".into(), update(first.e_tag)).await.unwrap_err();
-    assert!(matches!(stale, object_store::Error::Precondition { .. }), "{stale}");
-    assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "second");
-    Bucket::open(&s3.config()).unwrap().check_conditional_writes().await.unwrap();
+    let Some(s3) = S3::start() else { return };
+    s3.assert_refuses_stale_writes().await;
+    Bucket::open(&bucket_at(s3.addr)).unwrap().check_conditional_writes().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pushed_to_one_service_is_served_by_another() {
-    let Some(s3) = S3::start().await else { return };
-    let (one, two) = (Cache::start(s3.config()).await, Cache::start(s3.config()).await);
+    let Some(s3) = S3::start() else { return };
+    let (one, two) = (Cache::start(bucket_at(s3.addr)).await, Cache::start(bucket_at(s3.addr)).await);
     for size in [0, 1, 70_000, 20 << 20] {
         let bytes = content(size, 1);
         let path = cas("team", &bytes);
@@ -208,7 +107,7 @@ async fn what_is_pushed_to_one_service_is_served_by_another() {
         assert!(status == StatusCode::OK && found == bytes);
     }
     let bytes = content(20 << 20, 1);
-    let third = Cache::start(s3.config()).await;
+    let third = Cache::start(bucket_at(s3.addr)).await;
     let range = third.request(Method::GET, &cas("team", &bytes)).header(RANGE, "bytes=1000000-1999999").send().await.unwrap();
     assert_eq!(range.status(), StatusCode::PARTIAL_CONTENT);
     assert_eq!(range.headers()[CONTENT_RANGE], "bytes 1000000-1999999/20971520");
@@ -234,8 +133,8 @@ async fn what_is_pushed_to_one_service_is_served_by_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_who_move_one_name_one_wins() {
-    let Some(s3) = S3::start().await else { return };
-    let open = || Bucket::open(&s3.config()).unwrap().meta();
+    let Some(s3) = S3::start() else { return };
+    let open = || Bucket::open(&bucket_at(s3.addr)).unwrap().meta();
     let (one, two) = (open(), open());
     let first = one.put("names/team/current", "first".into(), Expect::Absent).await.unwrap();
     assert!(matches!(two.put("names/team/current", "mine".into(), Expect::Absent).await, Err(PutError::Conflict)));
@@ -277,7 +176,7 @@ async fn pass(State((to, count)): State<(SocketAddr, Arc<AtomicU64>)>, request: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_every_third_request_to_the_bucket_failing_nothing_is_lost() {
-    let Some(s3) = S3::start().await else { return };
+    let Some(s3) = S3::start() else { return };
     let count = Arc::new(AtomicU64::new(0));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let between = listener.local_addr().unwrap();
@@ -300,8 +199,8 @@ async fn with_every_third_request_to_the_bucket_failing_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_bucket_the_service_says_so() {
-    let Some(s3) = S3::start().await else { return };
-    let config = BucketConfig { request_seconds: 1, attempts: 2, ..s3.config() };
+    let Some(s3) = S3::start() else { return };
+    let config = BucketConfig { request_seconds: 1, attempts: 2, ..bucket_at(s3.addr) };
     let (one, two) = (Cache::start(config.clone()).await, Cache::start(config.clone()).await);
     let bytes = content(100_000, 1);
     let path = cas("team", &bytes);
@@ -319,4 +218,41 @@ async fn without_the_bucket_the_service_says_so() {
     assert_eq!(two.get("/livez").await.0, StatusCode::OK);
     let refused = Server::start(Config { listen: "127.0.0.1:0".parse().unwrap(), bucket: Some(config), ..Config::default() }).await;
     assert!(refused.is_err(), "nor does one start without it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_large_blobs_are_sent_to_the_bucket_by_an_address_that_is_good_by_itself() {
+    let Some(s3) = S3::start() else { return };
+    let bucket = BucketConfig { redirect: true, redirect_from_bytes: 1 << 20, redirect_seconds: 60, ..bucket_at(s3.addr) };
+    let cache = Cache::start(bucket).await;
+    let (large, small) = (content(20 << 20, 1), content(1 << 19, 2));
+    for bytes in [&large, &small] {
+        assert_eq!(cache.put(&cas("team", bytes), bytes).await, StatusCode::CREATED);
+    }
+    let here = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let url = |bytes: &[u8]| format!("http://{}{}", cache.server.addr(), cas("team", bytes));
+    let answer = here.get(url(&large)).bearer_auth(&cache.token).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(answer.headers()[CACHE_CONTROL], "no-store");
+    let location = answer.headers()[LOCATION].to_str().unwrap().to_owned();
+    assert!(location.starts_with(&format!("http://{}/{BUCKET}/fleet/", s3.addr)), "{location}");
+    assert!(location.contains("X-Amz-Signature=") && location.contains("X-Amz-Expires=60"), "{location}");
+    assert!(!location.contains(SECRET) && !location.contains(&cache.token), "{location}");
+    // For anybody, without credentials, in whole and in part.
+    let direct = here.get(&location).send().await.unwrap();
+    assert_eq!(direct.status(), StatusCode::OK);
+    assert!(direct.bytes().await.unwrap() == large);
+    let part = here.get(&location).header(RANGE, "bytes=1000000-1999999").send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert!(part.bytes().await.unwrap() == large[1_000_000..2_000_000]);
+    // A client that follows gets the same.
+    let (status, found) = cache.get(&cas("team", &large)).await;
+    assert!(status == StatusCode::OK && found == large, "{status}");
+    // What is small comes from here, and so does what is not there; whoever may not read gets no address.
+    let answer = here.get(url(&small)).bearer_auth(&cache.token).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(answer.bytes().await.unwrap() == small);
+    assert_eq!(here.get(url(b"never")).bearer_auth(&cache.token).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let nobody = here.get(url(&large)).send().await.unwrap();
+    assert_eq!((nobody.status(), nobody.headers().get(LOCATION)), (StatusCode::UNAUTHORIZED, None));
 }

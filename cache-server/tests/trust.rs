@@ -286,6 +286,65 @@ async fn a_valid_statement_is_not_taken_under_another_key_nor_for_another_tenant
     refused(service.put_statement("builder", "prod", &larger.sign(&key(BUILDER))).await, 422, "size-mismatch").await;
 }
 
+/// All of an answer but what is different each time; what was asked for is written as `D`.
+async fn seen(answer: Response, digest: &Digest) -> (u16, Vec<(String, String)>, String) {
+    let mine = |name: &str| !["date", "x-request-id", "traceparent"].contains(&name);
+    let headers = answer.headers().iter().filter(|(name, _)| mine(name.as_str()));
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().replace(&digest.hex(), "D"))).collect();
+    (answer.status().as_u16(), headers, answer.text().await.unwrap().replace(&digest.hex(), "D"))
+}
+
+/// A digest is no capability: whoever knows or guesses one learns nothing from it about what others have. Only how long answers take is not
+/// looked at here.
+#[tokio::test]
+async fn probing_finds_out_nothing_about_what_others_have() {
+    let service = Service::start().await;
+    let secret = b"a secret of prod";
+    let (theirs, nobodys) = (service.blob("builder", "prod", secret).await, Digest::of(b"what nobody has!"));
+    service.blob("builder", "prod", b"code").await;
+    let envelope = statement("prod", "a").sign(&key(BUILDER));
+    assert_eq!(service.put_statement("builder", "prod", &envelope).await.status(), StatusCode::CREATED);
+    let code = Digest::of(b"code");
+    for (who, namespaces) in [("tenant", ["team", "prod"]), ("pull-request", ["pr", "prod"]), ("anybody", ["team", "prod"])] {
+        for namespace in namespaces {
+            let ask = async |method: &Method, path: &str, body: &str, digest: &Digest| {
+                let (path, body) = (path.replace("{D}", &digest.hex()), body.replace("{D}", &digest.hex()));
+                let request = service.ask(who, method.clone(), &path.replace("{ns}", namespace)).header("range", "bytes=0-1");
+                seen(request.body(body).send().await.unwrap(), digest).await
+            };
+            for (method, path, body, there) in [
+                (Method::GET, "/{ns}/cas/{D}", "", &theirs),
+                (Method::HEAD, "/{ns}/cas/{D}", "", &theirs),
+                (Method::DELETE, "/{ns}/cas/{D}", "", &theirs),
+                (Method::PUT, "/{ns}/cas/{D}", "other bytes", &theirs),
+                (Method::PUT, "/{ns}/cas/{D}", "", &theirs),
+                (Method::GET, "/{ns}/ac/{D}", "", &envelope.unverified().key),
+                (Method::HEAD, "/{ns}/ac/{D}", "", &envelope.unverified().key),
+                (Method::GET, "/v1/namespaces/{ns}/statements/{D}", "", &code),
+                (Method::GET, "/v1/namespaces/{ns}/profiles/{D}", "", &theirs),
+                (Method::POST, "/v1/namespaces/{ns}/find-missing", r#"{"digests":["sha256:{D}"]}"#, &theirs),
+            ] {
+                let (there, absent) = (ask(&method, path, body, there).await, ask(&method, path, body, &nobodys).await);
+                assert_eq!(there, absent, "{who}: {method} {path} in {namespace}");
+            }
+        }
+    }
+    // Whoever has the bytes brings them anew: in their namespace nobody has them.
+    for (who, namespace) in [("tenant", "team"), ("pull-request", "pr")] {
+        for (digest, bytes) in [(&theirs, secret), (&nobodys, b"what nobody has!")] {
+            let answer = service.put(who, &cas(namespace, digest), bytes.to_vec()).await;
+            assert_eq!(answer.status(), StatusCode::CREATED, "{who}");
+        }
+    }
+    assert_eq!(service.get("builder", &cas("prod", &theirs)).await.bytes().await.unwrap(), secret.as_slice());
+    // A statement is no probe either: what it names has to be in the namespace itself.
+    for part in [b"code".as_slice(), b"edoc"] {
+        let fields = KeyFields::new().with(field::KIND, "code-object").with(field::SOURCE, Digest::of(part));
+        let probe = Statement::new(Kind::CodeObject, "pr", fields, vec![Descriptor::of(media::CODE, part)]).sign(&key(50));
+        refused(service.put_statement("pull-request", "pr", &probe).await, 422, "output-missing").await;
+    }
+}
+
 #[tokio::test]
 async fn names_do_not_go_back_nor_fork_and_of_two_movers_one_wins() {
     let service = Service::start().await;

@@ -157,6 +157,31 @@ async fn a_zstd_bomb_is_refused_before_it_goes_off() {
 }
 
 #[tokio::test]
+async fn a_later_frame_gets_no_larger_window_than_the_first_one_asked_for() {
+    let cache = Cache::start().await;
+    let (small, large) = (content(1000, 11), content(3_000_000, 12));
+    let first = zstd::bulk::compress(&small, 3).unwrap();
+    let with_window = |log: u32| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(&large).unwrap();
+        encoder.finish().unwrap()
+    };
+    let whole = [small.as_slice(), &large].concat();
+    let digest = Digest::of(&whole);
+    // The memory for the window was taken out of the budget when the first frame was seen.
+    for log in [20, 23, 27] {
+        let response = put_zstd(&cache, &digest, [first.as_slice(), &with_window(log)].concat()).await;
+        assert_eq!(error_code(response, StatusCode::UNPROCESSABLE_ENTITY).await, "bad-compression", "{log}");
+        assert!(is_missing(&cache, &digest).await);
+    }
+    assert_eq!(put_zstd(&cache, &digest, [first.as_slice(), &with_window(10)].concat()).await.status(), StatusCode::CREATED);
+    // The larger one first is fine.
+    let other = [large.as_slice(), &small].concat();
+    assert_eq!(put_zstd(&cache, &Digest::of(&other), [with_window(20), first].concat()).await.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_little_that_compresses_well_is_no_bomb() {
     let cache = Cache::start().await;
     let zeros = vec![0; MIB];

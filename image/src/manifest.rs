@@ -5,7 +5,7 @@
 
 use crate::{CpuLevel, Digest, FormatError, media};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most bytes that a manifest may have.
 pub const MAX_SIZE: usize = 1024 * 1024;
@@ -80,6 +80,11 @@ impl Artefact {
     #[must_use]
     pub fn descriptor(&self) -> Descriptor {
         Descriptor { media_type: self.media_type.clone(), digest: self.digest, size: self.size }
+    }
+
+    /// The digests of its blob and of its chunk list.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> {
+        [Some(self.digest), self.chunks.as_ref().map(|chunks| chunks.digest)].into_iter().flatten()
     }
 
     /// Whether the artefact is machine code that a loader may map executable.
@@ -249,9 +254,37 @@ impl Manifest {
     /// The best code object of `engine` that a host of `level` can run: the one of the highest level that is not above the host's.
     #[must_use]
     pub fn best_code(&self, engine: &str, target: &str, level: CpuLevel) -> Option<(&Artefact, &Variant)> {
+        self.best_code_of(engine, target, level, |_| true)
+    }
+
+    /// The same among the code objects that are `there`.
+    pub fn best_code_of(
+        &self,
+        engine: &str,
+        target: &str,
+        level: CpuLevel,
+        there: impl Fn(&Artefact) -> bool,
+    ) -> Option<(&Artefact, &Variant)> {
         self.code()
-            .filter(|(_, variant)| variant.engine == engine && variant.target == target && variant.cpu <= level)
+            .filter(|(artefact, variant)| variant.engine == engine && variant.target == target && variant.cpu <= level && there(artefact))
             .max_by_key(|(_, variant)| variant.cpu)
+    }
+
+    /// The blobs that a host of `target` and `level` can do without: code objects, but not the best one for each engine, and their chunk
+    /// lists.
+    #[must_use]
+    pub fn unused_by(&self, target: &str, level: CpuLevel) -> BTreeSet<Digest> {
+        self.code_blobs(|artefact, variant| {
+            self.best_code(&variant.engine, target, level).is_none_or(|(best, _)| best.digest != artefact.digest)
+        })
+    }
+
+    /// The blobs of the code objects that `fit`, with their chunk lists. What is also part of something else is not among them.
+    pub fn code_blobs(&self, fit: impl Fn(&Artefact, &Variant) -> bool) -> BTreeSet<Digest> {
+        let fits = |artefact: &&Artefact| artefact.is_code() && artefact.variant.as_ref().is_some_and(|variant| fit(artefact, variant));
+        let (fitting, others): (Vec<_>, Vec<_>) = self.artefacts.iter().partition(fits);
+        let others: BTreeSet<Digest> = others.into_iter().flat_map(Artefact::digests).collect();
+        fitting.into_iter().flat_map(Artefact::digests).filter(|digest| !others.contains(digest)).collect()
     }
 
     /// All blobs that the image consists of, its own manifest left out: artefacts, their chunk lists.
@@ -281,6 +314,29 @@ mod tests {
         assert_eq!(best(CpuLevel::V4), Some(CpuLevel::V3));
         assert_eq!(manifest.best_code("native", "x86_64-unknown-linux-gnu", CpuLevel::V4), None);
         assert_eq!(manifest.best_code("wasmtime", "aarch64-unknown-linux-gnu", CpuLevel::V4), None);
+    }
+
+    #[test]
+    fn a_host_can_do_without_what_it_would_not_choose() {
+        let target = "x86_64-unknown-linux-gnu";
+        let mut manifest = Manifest::new(None, None, [CpuLevel::V2, CpuLevel::V3, CpuLevel::V4].map(code).to_vec());
+        let digest = |index: usize| manifest.artefacts[index].digest;
+        let (two, three, four, chunks) = (digest(0), digest(1), digest(2), Descriptor::of(media::CHUNKS, b"c"));
+        manifest.artefacts[0].chunks = Some(chunks.clone());
+        assert_eq!(manifest.unused_by(target, CpuLevel::V3), BTreeSet::from([two, chunks.digest, four]));
+        assert_eq!(manifest.unused_by(target, CpuLevel::V2), BTreeSet::from([three, four]));
+        assert_eq!(manifest.unused_by(target, CpuLevel::V1).len(), 4, "it can run none");
+        assert_eq!(manifest.unused_by("aarch64-unknown-linux-gnu", CpuLevel::V4).len(), 4);
+        // The best one of each engine is used, and what is no code always.
+        let mut native = code(CpuLevel::V2);
+        native.digest = Digest::of(b"native");
+        native.variant.as_mut().unwrap().engine = "native".into();
+        manifest.artefacts.push(native);
+        manifest.artefacts.push(Artefact::of(chunks));
+        assert_eq!(manifest.unused_by(target, CpuLevel::V4), BTreeSet::from([two, three]));
+        assert_eq!(manifest.code_blobs(|_, _| true).len(), 4);
+        let best = manifest.best_code_of("wasmtime", target, CpuLevel::V4, |artefact| artefact.digest != four);
+        assert_eq!(best.unwrap().0.digest, three);
     }
 
     #[test]

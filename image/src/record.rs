@@ -7,7 +7,7 @@ use crate::manifest::Descriptor;
 use crate::statement::Kind;
 use crate::{Digest, FormatError, Statement, key};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most bytes that a record may have.
 pub const MAX_SIZE: usize = 4 * 1024 * 1024;
@@ -87,13 +87,17 @@ pub struct Record {
     /// What the files of the blobs looked like when they were last hashed, by digest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub seals: BTreeMap<Digest, Seal>,
+    /// For an image: its code objects, and their chunk lists, that were left where the image came from because this host has no use for
+    /// them. They need not be there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left_out: BTreeSet<Digest>,
 }
 
 impl Record {
     /// A record without statements.
     #[must_use]
     pub fn new(subject: Digest) -> Self {
-        Self { version: VERSION, subject, statements: Vec::new(), seals: BTreeMap::new() }
+        Self { version: VERSION, subject, statements: Vec::new(), seals: BTreeMap::new(), left_out: BTreeSet::new() }
     }
 
     /// Adds a statement, unless it is there.
@@ -166,6 +170,15 @@ mod tests {
         assert_eq!(a.statements.len(), 3);
         assert!(a.statements[0].covers(&Digest::of(b"m")) && !a.statements[0].covers(&Digest::of(b"n")));
         assert_eq!(Record::parse(&a.to_bytes(), &Digest::of(b"m")).unwrap(), a);
+    }
+
+    #[test]
+    fn what_was_left_out_is_only_written_where_something_was() {
+        let mut record = Record::new(Digest::of(b"m"));
+        record.add(signed(1));
+        assert!(!String::from_utf8(record.to_bytes()).unwrap().contains("leftOut"));
+        record.left_out.insert(Digest::of(b"code"));
+        assert_eq!(Record::parse(&record.to_bytes(), &Digest::of(b"m")).unwrap(), record);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::StoreError;
 use crate::store::files::read_small;
 use crate::store::{Store, seal_of, verify_file};
 use crate::trust::{Refusal, TrustPolicy};
-use preheat_image::manifest::Artefact;
+use preheat_image::manifest::{Artefact, Variant};
 use preheat_image::record::{Record, Signed};
 use preheat_image::statement::Kind;
 use preheat_image::{CpuLevel, Digest, Manifest};
@@ -137,15 +137,22 @@ impl TrustedImage {
         }
     }
 
-    /// Opens the code object of `engine` that is best for a host of `target` and `level`.
+    /// Opens the code object of `engine` that is best for a host of `target` and `level`, of those that were not left out when the image was
+    /// pulled.
     ///
     /// # Errors
-    /// [`StoreError::NoVariant`] when the host can run none, [`StoreError::Refused`] when the statement does not cover it,
+    /// [`StoreError::NoVariant`] when the host can run none that is there, [`StoreError::Refused`] when the statement does not cover it,
     /// [`StoreError::Damaged`] when its file is not what it was.
     pub fn code(&self, engine: &str, target: &str, level: CpuLevel) -> Result<TrustedCode, StoreError> {
-        let Some((artefact, variant)) = self.manifest.best_code(engine, target, level) else {
-            let variants: Vec<String> =
-                self.manifest.code().map(|(_, variant)| format!("{} {} {}", variant.engine, variant.target, variant.cpu)).collect();
+        let there = |artefact: &Artefact| {
+            !self.record.left_out.contains(&artefact.digest) || self.store.blob_size(&artefact.digest) == Some(artefact.size)
+        };
+        let Some((artefact, variant)) = self.manifest.best_code_of(engine, target, level, there) else {
+            let shown = |(artefact, variant): (&Artefact, &Variant)| {
+                let absent = if there(artefact) { "" } else { " (not pulled)" };
+                format!("{} {} {}{absent}", variant.engine, variant.target, variant.cpu)
+            };
+            let variants: Vec<String> = self.manifest.code().map(shown).collect();
             return Err(StoreError::NoVariant {
                 host: format!("{engine} {target} {level}"),
                 host_level: level.name().trim_start_matches("x86-64-").to_owned(),

@@ -345,7 +345,7 @@ impl Home {
                 |root| {
                     let (name, root) = (name.escape_default(), &root.name);
                     TrustError::Usage(format!(
-                        "root `{root}` delegates `{name}`: remove the root, have its next one withdraw it, or put the key id under `revoked` in trust.json"
+                        "root `{root}` delegates `{name}`: remove the root, have its next one withdraw it, or revoke the key with `preheat trust revoke --key-id`"
                     ))
                 },
             ))

@@ -60,16 +60,27 @@ impl Home {
         Ok(())
     }
 
+    /// Whether a snapshot was signed by a namer whom the root of `host` delegates for the namespace at `now`, in seconds since 1970, and whose
+    /// key nobody revoked. Says nothing about the snapshot's own time, nor about what was seen before.
+    ///
+    /// # Errors
+    /// [`TrustError::NoRoot`] when no trusted root speaks for the host, [`TrustError::Signed`] when the signature does not count.
+    pub fn verify_names(&self, host: &str, namespace: &str, names: &SignedNames, now: u64) -> Result<(), TrustError> {
+        let root = self.root_of_host(host)?.ok_or_else(|| TrustError::NoRoot(host.to_owned()))?.root;
+        root.check_time(now)?;
+        let policy = self.trust()?;
+        names.verify(root.keys_for(Role::Namer, namespace, now).filter(|key| !policy.revokes_key(&key.id())), 1)?;
+        Ok(())
+    }
+
     /// Reads, verifies and remembers a snapshot that `host` shows at `now`, in seconds since 1970: signed by a namer whom the root of this
     /// host delegates for this namespace, not expired, not older than what was seen.
     ///
     /// # Errors
     /// [`TrustError::NoRoot`] when no trusted root speaks for the host, [`TrustError::Signed`] when the snapshot does not count.
     pub fn accept_names(&self, host: &str, namespace: &str, bytes: &[u8], now: u64) -> Result<SignedNames, TrustError> {
-        let root = self.root_of_host(host)?.ok_or_else(|| TrustError::NoRoot(host.to_owned()))?.root;
-        root.check_time(now)?;
         let names = SignedNames::parse(bytes)?;
-        names.verify(root.keys_for(Role::Namer, namespace, now), 1)?;
+        self.verify_names(host, namespace, &names, now)?;
         names.unverified().check_time(now)?;
         self.remember_names(host, namespace, &names)?;
         Ok(names)

@@ -8,8 +8,10 @@ use preheat_image::manifest::Descriptor;
 use preheat_image::record::{Record, Seal};
 use preheat_image::statement::{Envelope, Kind, StatementError};
 use preheat_image::{CpuLevel, Digest, media};
+use preheat_loader::store::Collection;
 use preheat_loader::trust::{Refusal, Revocations};
 use preheat_loader::{LoadOptions, StoreError, TrustPolicy};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -234,6 +236,73 @@ fn an_image_enters_only_with_all_its_parts() {
     assert!(matches!(error, StoreError::Missing(digest) if digest == Digest::of(b"absent")));
     publication.finish().unwrap();
     assert_eq!(env.store.entry(&blob.digest).unwrap(), None);
+}
+
+#[test]
+fn code_that_a_host_has_no_use_for_may_be_left_out_and_nothing_else() {
+    let (from, to) = (Env::new(), Env::new());
+    let levels = [CpuLevel::V1, CpuLevel::V2, CpuLevel::V3];
+    let mut recipe = Recipe { others: vec![(CDS, b"archive".to_vec())], ..Recipe::large("app") };
+    recipe.code = levels.iter().map(|level| (*level, [recipe.code[0].1.as_slice(), level.name().as_bytes()].concat())).collect();
+    let made = from.publish(&recipe);
+    let envelope = Envelope::parse(&from.store.read_blob(&made.statement, 1 << 20).unwrap()).unwrap();
+    let unused = made.manifest.unused_by(TARGET, CpuLevel::V2);
+    assert_eq!(unused.len(), 4, "two code objects and their chunk lists");
+    // Takes what is in the other store and `wanted`, and then the statement.
+    let pull = |left_out: &BTreeSet<Digest>, wanted: &dyn Fn(&Digest) -> bool| {
+        let mut publication = to.store.publish().unwrap();
+        publication.leave_out(left_out.iter().copied());
+        for blob in made.manifest.blobs().map(|blob| blob.digest).chain([made.image]).filter(wanted) {
+            publication.put(CDS, &from.store.read_blob(&blob, 16 << 20).unwrap()).unwrap();
+        }
+        publication.add_statement(&envelope, &from.key.public())?;
+        publication.finish()
+    };
+    let missing = |result: Result<(), StoreError>| match result {
+        Err(StoreError::Missing(digest)) => digest,
+        other => panic!("{other:?}"),
+    };
+    let (archive, level) = (Digest::of(b"archive"), |index: usize| made.manifest.artefacts[index].digest);
+    let everything = made.manifest.blobs().map(|blob| blob.digest).chain([made.image]).collect();
+    assert_eq!(missing(pull(&everything, &|digest| *digest != archive && !unused.contains(digest))), archive, "that is no code");
+    assert!(unused.contains(&missing(pull(&BTreeSet::new(), &|digest| !unused.contains(digest)))), "nobody said that it may be lacking");
+    assert_eq!(to.store.entry(&made.image).unwrap(), None);
+    pull(&unused, &|digest| !unused.contains(digest)).unwrap();
+    assert_eq!(to.store.entry(&made.image).unwrap().unwrap().left_out, unused);
+    let verify = || to.store.verify(&from.policy(), false, &mut |_, _| {}).unwrap().problems;
+    assert_eq!(verify(), []);
+    // The best that is there is taken; what is not there is said to be so.
+    let code = |level| to.store.load(&made.image, &from.policy(), LoadOptions::default()).unwrap().code(ENGINE, TARGET, level);
+    for host in [CpuLevel::V2, CpuLevel::V4] {
+        assert_eq!(code(host).unwrap().file().artefact().digest, level(1));
+    }
+    let error = code(CpuLevel::V1).unwrap_err();
+    assert!(matches!(error, StoreError::NoVariant { .. }) && error.to_string().contains("x86-64-v1 (not pulled)"), "{error}");
+    // Code that was there and is lost is missed.
+    let path = to.store.blob_path(&level(1));
+    let bytes = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(verify().len(), 2, "the image's entry and its key record");
+    assert!(matches!(code(CpuLevel::V2), Err(StoreError::Missing(digest)) if digest == level(1)));
+    fs::write(&path, bytes).unwrap();
+    // A record that lets something go that is no code is not believed.
+    let entry = to.record_path("entries", &made.image);
+    let record = to.store.entry(&made.image).unwrap().unwrap();
+    let mut lying = record.clone();
+    lying.left_out.insert(archive);
+    change(&entry, |bytes| *bytes = lying.to_bytes());
+    fs::rename(to.store.blob_path(&archive), to.dir.path().join("archive")).unwrap();
+    assert_eq!(verify().len(), 2);
+    fs::rename(to.dir.path().join("archive"), to.store.blob_path(&archive)).unwrap();
+    change(&entry, |bytes| *bytes = record.to_bytes());
+    assert_eq!(verify(), []);
+    // Collection keeps it as it is, and the rest can follow.
+    to.store.pin(&made.image, true).unwrap();
+    to.store.collect(&Collection::default()).unwrap();
+    assert_eq!(verify(), []);
+    pull(&BTreeSet::new(), &|_| true).unwrap();
+    assert_eq!(to.store.entry(&made.image).unwrap().unwrap().left_out, BTreeSet::new());
+    assert_eq!(code(CpuLevel::V1).unwrap().file().artefact().digest, level(0));
 }
 
 #[test]

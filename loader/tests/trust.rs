@@ -296,6 +296,22 @@ fn names_are_a_namers_and_neither_old_nor_frozen() {
 }
 
 #[test]
+fn names_by_a_key_that_is_revoked_do_not_count() {
+    let home = installed();
+    let accept = |names: &SignedNames| home.env.home.accept_names(HOST, "team", &names.to_bytes(), now());
+    accept(&names(5, "a")).unwrap();
+    let revoked = |number, end| {
+        let list = SignedRevocations::parse(&revocations(number, end, &[], REVOKER)).unwrap();
+        let list = RevocationList { keys: BTreeSet::from([key(NAMER).public().id()]), ..list.unverified().clone() };
+        SignedRevocations::new(list).unwrap().sign(&key(REVOKER)).unwrap().to_bytes()
+    };
+    home.env.home.update_revocations(&home.id, &revoked(1, now() + 60), now()).unwrap();
+    assert_too_few(accept(&names(6, "b")));
+    assert_too_few(accept(&names(5, "a")));
+    assert_too_few(home.env.home.verify_names(HOST, "team", &names(5, "a"), now()));
+}
+
+#[test]
 fn the_highest_number_wins_however_many_remember_at_once() {
     let env = Env::new();
     std::thread::scope(|scope| {

@@ -2,7 +2,7 @@ use super::push::{self, Place};
 use super::{BuildOptions, Global};
 use crate::ui;
 use clap::Args;
-use preheat::remote::{Location, OciPulled, Pulled, Remote};
+use preheat::remote::{Location, OciPulled, PullCode, Pulled, Remote};
 use preheat::{Builder, Home, Reference};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ pub(crate) struct Pull {
     /// Name for it in the local store; repeatable
     #[arg(long, short, value_name = "REFERENCE")]
     tag: Vec<Reference>,
+    /// Bring the code for all CPUs, not only what this host would run: for mirrors, and to push the image on
+    #[arg(long)]
+    all_cpus: bool,
     /// How a Wasm file that comes from a registry is built
     #[command(flatten)]
     options: BuildOptions,
@@ -68,13 +71,20 @@ pub(crate) struct Prefetch {
     /// The namespace: host/namespace
     #[arg(value_name = "PLACE")]
     from: Location,
+    /// Bring the code for all CPUs, not only what this host would run
+    #[arg(long)]
+    all_cpus: bool,
+}
+
+fn code(all_cpus: bool) -> PullCode {
+    if all_cpus { PullCode::All } else { PullCode::ForHost }
 }
 
 /// What `--json` says of a pull.
 pub(super) fn report(place: &str, pulled: &Pulled) -> serde_json::Value {
     json!({
         "image": pulled.digest, "place": place, "blobs": pulled.blobs, "bytes": pulled.bytes, "known": pulled.known,
-        "offline": pulled.offline,
+        "leftOut": pulled.left_out, "offline": pulled.offline,
     })
 }
 
@@ -83,7 +93,8 @@ pub(super) fn tell(pulled: &Pulled) {
     if let Some(why) = &pulled.offline {
         eprintln!("warning: by the names that were seen last: {why}");
     }
-    eprintln!("{} blobs, {}; {} were here", pulled.blobs, ui::bytes(pulled.bytes), pulled.known);
+    let left_out = if pulled.left_out > 0 { format!("; {} for other CPUs were left there", pulled.left_out) } else { String::new() };
+    eprintln!("{} blobs, {}; {} were here{left_out}", pulled.blobs, ui::bytes(pulled.bytes), pulled.known);
 }
 
 impl Pull {
@@ -91,9 +102,10 @@ impl Pull {
         let home = global.home()?;
         let remote = Remote::new(&home)?;
         let bar = ui::TransferBar::new("pulling");
+        let code = code(self.all_cpus);
         let (place, pulled) = match &self.from {
-            Place::Cache(from) => (from.to_string(), remote.pull(from, &bar).map(OciPulled::Image)),
-            Place::Registry(from) => (from.to_string(), remote.pull_oci(from, &bar)),
+            Place::Cache(from) => (from.to_string(), remote.pull(from, code, &bar).map(OciPulled::Image)),
+            Place::Registry(from) => (from.to_string(), remote.pull_oci(from, code, &bar)),
         };
         bar.finish();
         keep(global, &home, &place, pulled?, &self.tag, &self.options)
@@ -141,7 +153,7 @@ fn keep(
             let title = wasm.title.as_deref().and_then(|title| Path::new(title).file_stem()?.to_str());
             let builder = tags.iter().fold(options.apply(Builder::new(home)?), |builder, tag| builder.tag(tag.clone()));
             let built = builder.build_bytes(title.unwrap_or("function"), &wasm.bytes)?;
-            Pulled { digest: built.digest, blobs: 1, bytes: wasm.bytes.len() as u64, known: 0, offline: None }
+            Pulled { digest: built.digest, blobs: 1, bytes: wasm.bytes.len() as u64, known: 0, left_out: 0, offline: None }
         }
     };
     if global.json {
@@ -157,7 +169,7 @@ impl Prefetch {
     pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         let remote = Remote::new(&global.home()?)?;
         let bar = ui::TransferBar::new("pulling");
-        let all = remote.prefetch(&self.from, &bar);
+        let all = remote.prefetch(&self.from, code(self.all_cpus), &bar);
         bar.finish();
         let all = all?;
         if global.json {

@@ -192,7 +192,7 @@ struct Revoke {
     out: PathBuf,
 }
 
-fn parse_key_id(text: &str) -> Result<KeyId, String> {
+pub(super) fn parse_key_id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).or_else(|_| parse_public(text).map(|key| key.id()))
 }
 

@@ -1,8 +1,8 @@
 use super::{BuildOptions, Global, Shared, build, parse_variable, pull};
 use crate::{exit, ui};
 use clap::Args;
-use preheat::remote::{Location, Remote};
-use preheat::{Builder, Digest, Directory, Home, Input, LoadOptions, Output, Request, RunError, Runtime};
+use preheat::remote::{Location, PullCode, Remote};
+use preheat::{Builder, Digest, Directory, Home, Input, LoadOptions, Output, Request, RunError, Runtime, StoreError};
 use serde_json::json;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,14 @@ impl Run {
             found = self.build(&home, path)?;
             loaded = runtime.load_from(&store, &found.digest, &home.trust()?, options);
         }
+        // Its code for this host was left out when it was pulled on another one.
+        if let (Err(RunError::Store(StoreError::NoVariant { .. })), Some(place)) = (&loaded, self.place())
+            && self.pull == PullWhen::Missing
+            && !self.options.offline
+        {
+            found = Self::fetch(&home, &Location { name: None, digest: Some(found.digest), ..place })?;
+            loaded = runtime.load_from(&store, &found.digest, &home.trust()?, options);
+        }
         let image = loaded?;
         let loaded_in = started.elapsed();
 
@@ -155,9 +163,7 @@ impl Run {
     fn find_named(&self, home: &Home) -> anyhow::Result<Found> {
         let store = home.store()?;
         let found = |digest| Found { digest, build: None, pulled: None };
-        let Some(place) = self.image.parse().ok().as_ref().and_then(Location::of) else {
-            return Ok(found(store.resolve_text(&self.image)?));
-        };
+        let Some(place) = self.place() else { return Ok(found(store.resolve_text(&self.image)?)) };
         if self.pull != PullWhen::Always {
             match store.resolve_text(&self.image) {
                 Ok(digest) => return Ok(found(digest)),
@@ -165,14 +171,27 @@ impl Run {
                 Err(error) => return Err(error.into()),
             }
         }
+        Self::fetch(home, &place)
+    }
+
+    /// The place of a cache that is meant, if one is meant.
+    fn place(&self) -> Option<Location> {
+        if self.file().is_some() {
+            return None;
+        }
+        self.image.parse().ok().as_ref().and_then(Location::of)
+    }
+
+    /// Pulls what this host needs.
+    fn fetch(home: &Home, place: &Location) -> anyhow::Result<Found> {
         let bar = ui::TransferBar::new("pulling");
-        let pulled = Remote::new(home).and_then(|remote| remote.pull(&place, &bar));
+        let pulled = Remote::new(home).and_then(|remote| remote.pull(place, PullCode::ForHost, &bar));
         bar.finish();
         let pulled = pulled?;
         if std::io::stderr().is_terminal() {
             pull::tell(&pulled);
         }
-        Ok(Found { pulled: Some(pull::report(&place.to_string(), &pulled)), ..found(pulled.digest) })
+        Ok(Found { digest: pulled.digest, build: None, pulled: Some(pull::report(&place.to_string(), &pulled)) })
     }
 
     fn build(&self, home: &Home, path: &Path) -> anyhow::Result<Found> {

@@ -4,10 +4,12 @@ use crate::ui;
 use clap::{Args, Subcommand};
 use preheat::remote::Remote;
 use preheat::trust::{self, Builder, RootEntry, Stale, TrustPolicy};
-use preheat::{Digest, Home, NewRoot, TrustError, TrustUpdate};
+use preheat::{Digest, Home, NewRoot, StoreError, TrustError, TrustUpdate};
+use preheat_image::keys::KeyId;
 use preheat_image::revocation::SignedRevocations;
 use preheat_image::root::SignedRoot;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +24,8 @@ Examples:
   preheat trust add --from cache.example --fingerprint sha256:4f2a…
   preheat trust add --builder ci BASE64 --namespace team --namespace prod
   preheat trust ls
-  preheat trust rm ci"
+  preheat trust rm ci
+  preheat trust revoke --build-id 5b1e…"
 )]
 pub(crate) struct Trust {
     #[command(subcommand)]
@@ -34,6 +37,7 @@ enum TrustCommand {
     Add(Add),
     Ls(Ls),
     Rm(Rm),
+    Revoke(Revoke),
     Update(Update),
     Import(Import),
 }
@@ -83,6 +87,32 @@ struct Rm {
     name: String,
 }
 
+/// Revoke something in this home, whoever vouches for it; `preheat root revoke` does it for an installation
+#[derive(Args)]
+#[command(after_help = "It counts at the next load, also for what is in the store already: `preheat audit` shows what that is.
+
+Examples:
+  preheat trust revoke --build-id 5b1e…      a compiler that was wrong (`preheat doctor --json`, `preheat inspect --json`)
+  preheat trust revoke --source sha256:4f2a…
+  preheat trust revoke --source sha256:4f2a… --undo")]
+struct Revoke {
+    /// Build of a compiler; repeatable
+    #[arg(long, value_name = "ID", required_unless_present_any = ["key_id", "source", "blob"])]
+    build_id: Vec<String>,
+    /// Builder's key by its id, its base64 or its file; repeatable
+    #[arg(long, value_name = "KEY", value_parser = super::root::parse_key_id)]
+    key_id: Vec<KeyId>,
+    /// Digest of a Wasm source; repeatable
+    #[arg(long, value_name = "DIGEST")]
+    source: Vec<Digest>,
+    /// Digest of a blob or an image; repeatable
+    #[arg(long, value_name = "DIGEST")]
+    blob: Vec<Digest>,
+    /// Take it back: it counts as before. What a root revoked stays so
+    #[arg(long)]
+    undo: bool,
+}
+
 /// Take over later roots and revocation lists from caches
 #[derive(Args)]
 #[command(after_help = "Each must follow what is trusted already: nothing is trusted anew. Every pull does the same on its way.
@@ -116,6 +146,7 @@ impl Trust {
             TrustCommand::Add(command) => command.execute(global, &home),
             TrustCommand::Ls(Ls {}) => ls(global, &home),
             TrustCommand::Rm(command) => command.execute(global, &home),
+            TrustCommand::Revoke(command) => command.execute(global, &home),
             TrustCommand::Update(command) => command.execute(global, &home),
             TrustCommand::Import(command) => command.execute(global, &home),
         }
@@ -124,6 +155,32 @@ impl Trust {
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).map_err(|source| preheat::BuildError::Read { path: path.to_owned(), source }.into())
+}
+
+/// Adds or removes all of `some`, and says how many of them that changed.
+fn change<T: Ord + Clone>(all: &mut BTreeSet<T>, some: Vec<T>, remove: bool) -> usize {
+    some.into_iter().filter(|one| if remove { all.remove(one) } else { all.insert(one.clone()) }).count()
+}
+
+impl Revoke {
+    fn execute(self, global: &Global, home: &Home) -> anyhow::Result<ExitCode> {
+        let Self { build_id, key_id, source, blob, undo } = self;
+        // An empty one is that of code that no compiler made.
+        if build_id.iter().any(String::is_empty) {
+            return Err(TrustError::Usage("the build of a compiler is not empty".into()).into());
+        }
+        let changed = home.change_trust(|policy| {
+            let revoked = &mut policy.revoked;
+            let keys = change(&mut revoked.keys, key_id, undo) + change(&mut revoked.build_ids, build_id, undo);
+            Ok::<_, StoreError>(keys + change(&mut revoked.sources, source, undo) + change(&mut revoked.blobs, blob, undo))
+        })?;
+        if global.json {
+            ui::print_json(&json!({ "changed": changed }));
+        } else {
+            ui::say!("{changed} {}", if undo { "not revoked here any more" } else { "revoked here" });
+        }
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 impl Add {

@@ -1,6 +1,6 @@
 //! What others built: asked for before something is compiled. A cache that is slow, down or full of lies makes a build a local build.
 
-use super::pull::Vouched;
+use super::pull::{PullCode, Vouched};
 use super::{Location, Push, Remote, RemoteError};
 use preheat_cache_client::Patience;
 use preheat_image::statement::Kind;
@@ -86,7 +86,8 @@ impl Remote {
             match (kind, vouched.outputs().first()) {
                 (Kind::Image, Some(manifest)) => {
                     let digest = manifest.digest;
-                    self.pull_image(&cache, namespace, &digest, &()).await?;
+                    // Whole, as if it had been built here: it may be pushed on.
+                    self.pull_image(&cache, namespace, &digest, PullCode::All, &()).await?;
                 }
                 _ => self.pull_outputs(&cache, namespace, &vouched).await?,
             }

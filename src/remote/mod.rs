@@ -16,11 +16,11 @@ pub use names::{NameChange, NamesAnswer};
 pub use oci::{ImportedWasm, OciPulled};
 pub use preheat_cache_client::oci::{InvalidReference as InvalidOciReference, Pushed as OciPushed, Reference as OciReference};
 pub use preheat_cache_client::{Blob, ClientError, Progress};
-pub use pull::Pulled;
+pub use pull::{PullCode, Pulled};
 pub use push::{Push, Pushed};
 pub use settings::{CacheEntry, Settings};
 
-use preheat_cache_client::Cache;
+use preheat_cache_client::{Cache, CacheConfig};
 use preheat_image::names::MoveError;
 use preheat_image::{Digest, FormatError};
 use preheat_loader::trust::Refusal;
@@ -147,6 +147,15 @@ impl Remote {
     /// What `ask` says, and when the cache is not set up well.
     pub fn ask<T>(&self, host: &str, ask: impl AsyncFnOnce(&Cache) -> Result<T, ClientError>) -> Result<T, RemoteError> {
         let cache = self.cache(host)?;
+        Ok(self.tokio.block_on(ask(&cache))?)
+    }
+
+    /// Asks a cache that need not be among the settings.
+    ///
+    /// # Errors
+    /// As [`Remote::ask`].
+    pub fn ask_at<T>(&self, config: CacheConfig, ask: impl AsyncFnOnce(&Cache) -> Result<T, ClientError>) -> Result<T, RemoteError> {
+        let cache = Cache::new(config)?;
         Ok(self.tokio.block_on(ask(&cache))?)
     }
 }

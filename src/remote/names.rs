@@ -6,8 +6,6 @@ use preheat_cache_client::{Cache, ClientError, Expect};
 use preheat_image::Digest;
 use preheat_image::keys::Signer;
 use preheat_image::names::{MoveKind, Names, SignedNames};
-use preheat_image::root::Role;
-use preheat_loader::TrustError;
 
 /// How often a move is tried again when somebody else was faster.
 const RACES: usize = 16;
@@ -52,6 +50,10 @@ pub struct NamesAnswer {
     pub offline: Option<String>,
 }
 
+fn lost(at: &Location, known: &SignedNames) -> String {
+    format!("{} has lost the names of `{}`; number {} was seen", at.host, at.namespace, known.unverified().number)
+}
+
 impl Remote {
     /// The names of a namespace: those that the cache has now, verified; where it does not answer, those that were seen last, as long as
     /// their time is not over.
@@ -71,7 +73,10 @@ impl Remote {
                 let names = self.home.accept_names(&at.host, &at.namespace, &current.names.to_bytes(), now)?;
                 Ok(NamesAnswer { names: names.unverified().clone(), offline: None })
             }
-            Ok(None) => Err(RemoteError::Name(format!("{}/{} has no names yet", at.host, at.namespace))),
+            Ok(None) => Err(RemoteError::Name(match self.home.known_names(&at.host, &at.namespace)? {
+                Some(known) => lost(at, &known),
+                None => format!("{}/{} has no names yet", at.host, at.namespace),
+            })),
             Err(error) if error.is_passing() => self.names_seen(at, &error, now),
             Err(error) => Err(error.into()),
         }
@@ -82,9 +87,7 @@ impl Remote {
         let Some(known) = self.home.known_names(&at.host, &at.namespace)? else {
             return Err(RemoteError::Name(format!("{error}, and no names of {}/{} were seen before", at.host, at.namespace)));
         };
-        let root = self.home.root_of_host(&at.host)?.ok_or_else(|| TrustError::NoRoot(at.host.clone()))?.root;
-        root.check_time(now)?;
-        known.verify(root.keys_for(Role::Namer, &at.namespace, now), 1)?;
+        self.home.verify_names(&at.host, &at.namespace, &known, now)?;
         known.unverified().check_time(now)?;
         Ok(NamesAnswer { names: known.unverified().clone(), offline: Some(error.to_string()) })
     }
@@ -118,11 +121,7 @@ impl Remote {
                 }
                 None => match self.home.known_names(&at.host, &at.namespace)? {
                     // Beginning anew would let whoever emptied the cache undo all moves.
-                    Some(known) => {
-                        let what =
-                            format!("{} has lost the names of `{}`; number {} was seen", at.host, at.namespace, known.unverified().number);
-                        return Err(RemoteError::Name(what));
-                    }
+                    Some(known) => return Err(RemoteError::Name(lost(at, &known))),
                     None => (Names::first(&at.namespace, now, now.saturating_add(last)), Expect::Absent),
                 },
             };
@@ -148,9 +147,7 @@ impl Remote {
 
     /// Checks names on which a move is to be put: like those that are read, but they may have expired, since the move renews them.
     fn accept_for_move(&self, at: &Location, signed: &SignedNames, now: u64) -> Result<SignedNames, RemoteError> {
-        let root = self.home.root_of_host(&at.host)?.ok_or_else(|| TrustError::NoRoot(at.host.clone()))?.root;
-        root.check_time(now)?;
-        signed.verify(root.keys_for(Role::Namer, &at.namespace, now), 1)?;
+        self.home.verify_names(&at.host, &at.namespace, signed, now)?;
         self.home.remember_names(&at.host, &at.namespace, signed)?;
         Ok(signed.clone())
     }

@@ -3,7 +3,7 @@
 //! A registry knows no names that anybody signed: a tag there is whatever somebody wrote last. What is pulled from one is judged by its
 //! statements like everything else.
 
-use super::pull::{From, vouched_image};
+use super::pull::{From, Landed, PullCode, vouched_image};
 use super::push::Closure;
 use super::{Pulled, Remote, RemoteError};
 use preheat_cache_client::oci::{
@@ -95,11 +95,12 @@ impl Remote {
     ///
     /// # Errors
     /// As [`Remote::pull`].
-    pub fn pull_oci(&self, from: &oci::Reference, progress: &dyn Progress) -> Result<OciPulled, RemoteError> {
-        self.unpack(&self.registry(from)?, &from.version(), progress)
+    pub fn pull_oci(&self, from: &oci::Reference, code: PullCode, progress: &dyn Progress) -> Result<OciPulled, RemoteError> {
+        self.unpack(&self.registry(from)?, &from.version(), code, progress)
     }
 
-    /// Gets an image or a Wasm file out of an OCI layout directory: the one with that name, or the only one.
+    /// Gets an image or a Wasm file out of an OCI layout directory: the one with that name, or the only one. An image comes with all its
+    /// code: the directory may not be there any more when the rest is wanted.
     ///
     /// # Errors
     /// As [`Remote::pull`], and when it is not said which one is meant.
@@ -115,10 +116,10 @@ impl Remote {
                 return Err(RemoteError::Usage(format!("{} has several; say which: {}", dir.display(), names.join(", ").escape_debug())));
             }
         };
-        self.unpack(&layout, &version, progress)
+        self.unpack(&layout, &version, PullCode::All, progress)
     }
 
-    fn unpack(&self, from: &dyn Repository, version: &Version, progress: &dyn Progress) -> Result<OciPulled, RemoteError> {
+    fn unpack(&self, from: &dyn Repository, version: &Version, code: PullCode, progress: &dyn Progress) -> Result<OciPulled, RemoteError> {
         self.tokio.block_on(async {
             let bundle = match oci::open(from, version).await?.content {
                 Content::Image(bundle) => bundle,
@@ -126,14 +127,14 @@ impl Remote {
             };
             let policy = self.home.trust()?;
             let digest = bundle.manifest.digest;
-            if let Some(pulled) = self.have(&digest, &policy) {
+            if let Some(pulled) = self.have(&digest, &policy, code) {
                 return Ok(OciPulled::Image(pulled));
             }
             let envelopes = bundle.statements.iter().filter_map(|bytes| Envelope::parse(bytes).ok()).collect();
             let vouched = vouched_image(&from.shown(), &digest, envelopes, &policy)?;
             let shown = from.shown();
-            let landed = self.land(From::Repository(from), &shown, &bundle.manifest_bytes, &vouched, &policy, progress).await;
-            landed.map(OciPulled::Image)
+            let what = Landed { manifest: &bundle.manifest_bytes, vouched: &vouched, code };
+            self.land(From::Repository(from), &shown, &what, &policy, progress).await.map(OciPulled::Image)
         })
     }
 }

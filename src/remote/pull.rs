@@ -10,16 +10,37 @@ use preheat_image::keys::PublicKey;
 use preheat_image::manifest::{Descriptor, MAX_SIZE as MAX_MANIFEST};
 use preheat_image::record::Signed;
 use preheat_image::statement::{Envelope, Kind};
-use preheat_image::{Digest, FormatError, Manifest, media};
+use preheat_image::{CpuLevel, Digest, FormatError, Manifest, media};
 use preheat_loader::store::{BlobWriter, Publication, WrittenBlob};
 use preheat_loader::trust::{Refusal, now};
 use preheat_loader::{Store, StoreError, TrustPolicy};
-use std::collections::BTreeMap;
+use preheat_wasmtime::TARGET;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Transfers at a time.
 const PARALLEL: usize = 6;
+
+/// Which code objects a pull brings; what is no code always comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullCode {
+    /// Those that the loader of this host would choose: what a node needs.
+    #[default]
+    ForHost,
+    /// All: for mirrors, and for whoever pushes the image on.
+    All,
+}
+
+impl PullCode {
+    /// The blobs of an image that are not asked for.
+    fn unused(self, manifest: &Manifest) -> BTreeSet<Digest> {
+        match (self, CpuLevel::of_host()) {
+            (Self::ForHost, Some(level)) => manifest.unused_by(TARGET, level),
+            _ => BTreeSet::new(),
+        }
+    }
+}
 
 /// What was got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +53,8 @@ pub struct Pulled {
     pub bytes: u64,
     /// Blobs that were here.
     pub known: usize,
+    /// Blobs that were left where they are: code that this host has no use for.
+    pub left_out: usize,
     /// Why the name was looked up in what was seen last: the cache does not answer.
     pub offline: Option<String>,
 }
@@ -44,13 +67,21 @@ pub(super) enum From<'a> {
     Repository(&'a dyn Repository),
 }
 
+/// An image on its way into the store.
+pub(super) struct Landed<'a> {
+    pub(super) manifest: &'a [u8],
+    pub(super) vouched: &'a Vouched,
+    pub(super) code: PullCode,
+}
+
 /// A blob on its way into the store.
 struct Incoming(BlobWriter);
 
+/// Keeps the kind, and what the store says: which file, and why.
 fn as_io(error: StoreError) -> io::Error {
-    match error {
-        StoreError::Io { source, .. } => source,
-        other => io::Error::other(other),
+    match &error {
+        StoreError::Io { source, .. } => io::Error::new(source.kind(), error),
+        _ => io::Error::other(error),
     }
 }
 
@@ -127,11 +158,11 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Refused`] before a blob is fetched, if nobody vouches for it whom the policy trusts; when the names do not count, the
     /// cache does not answer, or its blobs are not what they should be. The store has then nothing new but blobs that were right.
-    pub fn pull(&self, at: &Location, progress: &dyn Progress) -> Result<Pulled, RemoteError> {
+    pub fn pull(&self, at: &Location, code: PullCode, progress: &dyn Progress) -> Result<Pulled, RemoteError> {
         let cache = self.cache(&at.host)?;
         let pulled = self.tokio.block_on(async {
             let (digest, offline) = self.resolve(&cache, at).await?;
-            let mut pulled = self.pull_image(&cache, &at.namespace, &digest, progress).await?;
+            let mut pulled = self.pull_image(&cache, &at.namespace, &digest, code, progress).await?;
             pulled.offline = offline;
             Ok::<_, RemoteError>(pulled)
         })?;
@@ -145,14 +176,14 @@ impl Remote {
     ///
     /// # Errors
     /// As [`Remote::pull`]. An image that fails does not keep the others away; the first failure is what comes back, at the end.
-    pub fn prefetch(&self, at: &Location, progress: &dyn Progress) -> Result<Vec<(String, Pulled)>, RemoteError> {
+    pub fn prefetch(&self, at: &Location, code: PullCode, progress: &dyn Progress) -> Result<Vec<(String, Pulled)>, RemoteError> {
         let cache = self.cache(&at.host)?;
         self.tokio.block_on(async {
             let answer = self.names_of(&cache, at).await?;
             let (mut all, mut failure) = (Vec::new(), None);
             for (name, digest) in &answer.names.names {
                 let one = Location { name: Some(name.clone()), digest: None, ..at.clone() };
-                let pulled = self.pull_image(&cache, &at.namespace, digest, progress).await;
+                let pulled = self.pull_image(&cache, &at.namespace, digest, code, progress).await;
                 let tagged = pulled.and_then(|pulled| {
                     if let Some(reference) = one.reference() {
                         self.store.tag(&reference, digest)?;
@@ -186,12 +217,14 @@ impl Remote {
         }
     }
 
-    /// Whether the store has the image whole, and the policy accepts it.
-    pub(super) fn have(&self, digest: &Digest, policy: &TrustPolicy) -> Option<Pulled> {
+    /// Whether the store has all of the image that is asked for, and the policy accepts it.
+    pub(super) fn have(&self, digest: &Digest, policy: &TrustPolicy, code: PullCode) -> Option<Pulled> {
         let image = self.store.load(digest, policy, preheat_loader::LoadOptions::default()).ok()?;
-        let blobs: Vec<_> = image.manifest().blobs().collect();
-        let whole = blobs.iter().all(|blob| self.store.blob_size(&blob.digest) == Some(blob.size));
-        whole.then_some(Pulled { digest: *digest, blobs: 0, bytes: 0, known: blobs.len() + 1, offline: None })
+        let unused = code.unused(image.manifest());
+        let is_here = |blob: &Descriptor| self.store.blob_size(&blob.digest) == Some(blob.size);
+        let (here, away): (Vec<_>, Vec<_>) = image.manifest().blobs().partition(is_here);
+        let whole = away.iter().all(|blob| unused.contains(&blob.digest));
+        whole.then_some(Pulled { digest: *digest, blobs: 0, bytes: 0, known: here.len() + 1, left_out: away.len(), offline: None })
     }
 
     pub(super) async fn pull_image(
@@ -199,18 +232,20 @@ impl Remote {
         cache: &Cache,
         namespace: &str,
         digest: &Digest,
+        code: PullCode,
         progress: &dyn Progress,
     ) -> Result<Pulled, RemoteError> {
         // Read again for each image: it may have changed while another was fetched.
         let policy = self.home.trust()?;
-        if let Some(pulled) = self.have(digest, &policy) {
+        if let Some(pulled) = self.have(digest, &policy, code) {
             return Ok(pulled);
         }
         let envelopes = cache.statements(namespace, digest).await?;
         let vouched = vouched_image(cache.name(), digest, envelopes, &policy)?;
         let mut bytes = Vec::new();
         cache.get_blob(namespace, &Blob { digest: *digest, size: vouched.outputs()[0].size }, &mut bytes, &()).await?;
-        self.land(From::Cache(cache, namespace), cache.name(), &bytes, &vouched, &policy, progress).await
+        let what = Landed { manifest: &bytes, vouched: &vouched, code };
+        self.land(From::Cache(cache, namespace), cache.name(), &what, &policy, progress).await
     }
 
     /// Fetches what an image lacks here, and lets it into the store with the statement that vouches for it.
@@ -218,11 +253,11 @@ impl Remote {
         &self,
         from: From<'_>,
         shown: &str,
-        manifest_bytes: &[u8],
-        vouched: &Vouched,
+        what: &Landed<'_>,
         policy: &TrustPolicy,
         progress: &dyn Progress,
     ) -> Result<Pulled, RemoteError> {
+        let Landed { manifest: manifest_bytes, vouched, code } = *what;
         let digest = vouched.outputs()[0].digest;
         let damaged = |source| RemoteError::Format { host: shown.to_owned(), subject: digest.to_string(), source };
         let manifest = Manifest::parse(manifest_bytes).map_err(damaged)?;
@@ -230,8 +265,12 @@ impl Remote {
             let refusal = Box::new(Refusal::RevokedBlob(revoked.digest));
             return Err(RemoteError::Refused { host: shown.to_owned(), digest, refusal });
         }
-        let wanted: Vec<Descriptor> = manifest.blobs().chain(vouched.outputs().iter().skip(1).cloned()).collect();
+        let mut left_out = code.unused(&manifest);
+        left_out.retain(|digest| self.store.blob_size(digest).is_none());
+        let all = manifest.blobs().chain(vouched.outputs().iter().skip(1).cloned());
+        let wanted: Vec<Descriptor> = all.filter(|blob| !left_out.contains(&blob.digest)).collect();
         let mut publication = self.store.publish()?;
+        publication.leave_out(left_out.iter().copied());
         let described = publication.put(media::MANIFEST, manifest_bytes)?;
         if described.digest != digest {
             return Err(StoreError::Damaged {
@@ -244,7 +283,7 @@ impl Remote {
         let (blobs, fetched, known) = self.fetch(from, &mut publication, wanted, progress).await?;
         publication.add_statement(&vouched.envelope, &vouched.key)?;
         publication.finish()?;
-        Ok(Pulled { digest, blobs: blobs + 1, bytes: fetched + described.size, known, offline: None })
+        Ok(Pulled { digest, blobs: blobs + 1, bytes: fetched + described.size, known, left_out: left_out.len(), offline: None })
     }
 
     /// Gets what a statement vouches for and that is no image: code objects that a build needs.

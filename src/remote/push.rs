@@ -86,8 +86,18 @@ impl Closure {
     pub(super) fn uploads(&self, store: &Store) -> Vec<Upload> {
         let upload = |(digest, size): (&Digest, &u64)| {
             let path = store.blob_path(digest);
-            let source = Arc::new(move || std::fs::File::open(&path).map(|file| Box::new(file) as Box<dyn std::io::Read + Send>));
-            Upload { blob: Blob { digest: *digest, size: *size }, source }
+            let digest = *digest;
+            let open = move || match std::fs::File::open(&path) {
+                Ok(file) => Ok(Box::new(file) as Box<dyn std::io::Read + Send>),
+                // Only asked for where the other side lacks it too.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    let what = format!("{digest} was left out when the image was pulled; get it with `preheat pull --all-cpus`");
+                    Err(std::io::Error::new(error.kind(), what))
+                }
+                Err(error) => Err(error),
+            };
+            let source = Arc::new(open);
+            Upload { blob: Blob { digest, size: *size }, source }
         };
         self.blobs.iter().map(upload).collect()
     }
@@ -102,10 +112,11 @@ fn other_namespace(image: &Digest, namespace: &str, statements: &[Signed]) -> St
 }
 
 impl Remote {
-    /// Brings an image to a cache: only blobs that it lacks, then the statements, then the name.
+    /// Brings an image to a cache: only blobs that it lacks, then the statements, then the name. What this store lacks, since it was left out
+    /// when the image was pulled, has to be there.
     ///
     /// # Errors
-    /// When the image is not here whole, was not built for that namespace, or the cache does not take it.
+    /// When a blob of the image is on neither side, or the image was not built for that namespace, or the cache does not take it.
     pub fn push(&self, push: &Push<'_>, progress: &dyn Progress) -> Result<Pushed, RemoteError> {
         let closure = Closure::gather(&self.store, &push.image, Some(&push.to.namespace))?;
         let cache = self.cache(&push.to.host)?;

@@ -6,11 +6,14 @@ use preheat_image::Reference;
 use preheat_loader::Home;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
 const CACHES: &str = "caches.json";
 const CREDENTIALS: &str = "credentials.json";
+/// Most bytes of a token's file.
+const MAX_TOKEN: u64 = 64 * 1024;
 
 /// A cache that `build` and `run` ask, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,10 @@ pub struct CacheEntry {
     /// This client's certificate and its private key, PEM, in one file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_file: Option<PathBuf>,
+    /// File from which each command reads the token, for tokens that are replaced from time to time; without one the token is kept with the
+    /// other credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
     /// Whether `build` and `run` ask it for what they would otherwise compile.
     #[serde(default)]
     pub builds: bool,
@@ -39,7 +46,7 @@ impl CacheEntry {
     /// A cache with nothing set but its host.
     #[must_use]
     pub fn new(host: impl Into<String>) -> Self {
-        Self { host: host.into(), url: None, ca_file: None, identity_file: None, builds: false, push: false }
+        Self { host: host.into(), url: None, ca_file: None, identity_file: None, token_file: None, builds: false, push: false }
     }
 }
 
@@ -134,26 +141,59 @@ impl Settings {
         Ok(read(&self.home.root().join(CREDENTIALS), |file: &CredentialsFile| file.version)?.unwrap_or_default())
     }
 
-    /// How to reach the cache that references call `host`: what the file says, with the token of `$PREHEAT_TOKEN`, else the one that
-    /// `preheat login` kept.
+    /// How to reach the cache that references call `host`: what the file says, with the token of `$PREHEAT_TOKEN`, else of the entry's token
+    /// file, else the one that `preheat login` kept. A host that is not in the file gets no token: whoever writes a reference would else
+    /// choose who sees it.
     ///
     /// # Errors
     /// When the files can't be read, or the host is none.
     pub fn config(&self, host: &str) -> Result<CacheConfig, RemoteError> {
-        let entry = self.cache(host);
-        if !is_host(host) {
-            return Err(RemoteError::Usage(format!("`{}` is no host with an optional port", host.escape_default())));
+        match self.caches.iter().find(|cache| cache.host == host) {
+            Some(entry) => self.config_of(entry, None),
+            None => config_without_token(&CacheEntry::new(host)),
         }
-        let url = entry.url.unwrap_or_else(|| format!("{}://{host}", if is_loopback(host) { "http" } else { "https" }));
-        let token = match std::env::var("PREHEAT_TOKEN").ok().filter(|token| !token.is_empty()) {
+    }
+
+    /// How to reach a cache that may not be in the file yet. A `token` given here goes before all others.
+    ///
+    /// # Errors
+    /// As [`Settings::config`].
+    pub fn config_of(&self, entry: &CacheEntry, token: Option<&str>) -> Result<CacheConfig, RemoteError> {
+        let mut config = config_without_token(entry)?;
+        let from_environment = || std::env::var("PREHEAT_TOKEN").ok().filter(|token| !token.is_empty());
+        let token = match token.map(str::to_owned).or_else(from_environment) {
             Some(token) => Some(token),
-            None => self.credentials()?.tokens.remove(host),
+            None => match &entry.token_file {
+                Some(path) => Some(read_token(path)?),
+                None => self.credentials()?.tokens.remove(&entry.host),
+            },
         };
-        let mut config = CacheConfig::new(url);
         config.credentials = token.map_or(Credentials::None, |token| Credentials::Token(Secret::new(token)));
-        config.ca_file = entry.ca_file;
-        config.client_identity = entry.identity_file.map(|file| ClientIdentity { certificates: file.clone(), key: file });
         Ok(config)
+    }
+}
+
+fn config_without_token(entry: &CacheEntry) -> Result<CacheConfig, RemoteError> {
+    let host = &entry.host;
+    if !is_host(host) {
+        return Err(RemoteError::Usage(format!("`{}` is no host with an optional port", host.escape_default())));
+    }
+    let url = entry.url.clone().unwrap_or_else(|| format!("{}://{host}", if is_loopback(host) { "http" } else { "https" }));
+    let mut config = CacheConfig::new(url);
+    config.ca_file = entry.ca_file.clone();
+    config.client_identity = entry.identity_file.clone().map(|file| ClientIdentity { certificates: file.clone(), key: file });
+    Ok(config)
+}
+
+/// The token in a file: all that is in it, but for the space around.
+fn read_token(path: &Path) -> Result<String, RemoteError> {
+    let wrong = |what: String| RemoteError::Settings { path: path.to_owned(), what };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| wrong(format!("the token can't be read: {error}")))?;
+    file.take(MAX_TOKEN).read_to_string(&mut text).map_err(|error| wrong(format!("the token can't be read: {error}")))?;
+    match text.trim() {
+        "" => Err(wrong("there is no token in it".into())),
+        token => Ok(token.to_owned()),
     }
 }
 
@@ -217,6 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn a_token_file_is_read_each_time_and_a_useless_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let mut settings = Settings::of(&Home::at(dir.path())).unwrap();
+        settings.set(CacheEntry { token_file: Some(file.clone()), ..CacheEntry::new("cache.example") }).unwrap();
+        settings.set_token("cache.example", Some("kept")).unwrap();
+        let credentials = || Settings::of(&Home::at(dir.path())).unwrap().config("cache.example").map(|config| config.credentials);
+        for (text, token) in [("first\n", "first"), (" second ", "second")] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(credentials().unwrap(), Credentials::Token(Secret::new(token)));
+        }
+        for useless in [&b" \n"[..], b"secret\xff"] {
+            std::fs::write(&file, useless).unwrap();
+            let error = credentials().unwrap_err().to_string();
+            assert!(error.contains(file.to_str().unwrap()) && !error.contains("secret"), "{error}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(credentials().unwrap_err().to_string().contains(file.to_str().unwrap()), "the kept one is not sent instead");
+    }
+
+    #[test]
     fn plain_http_is_for_loopback_only() {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::of(&Home::at(dir.path())).unwrap();
@@ -238,6 +299,7 @@ mod tests {
     fn a_damaged_file_is_named_and_not_quoted() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("credentials.json"), r#"{"version":1,"tokens":{"h":phc_secret}}"#).unwrap();
+        std::fs::write(dir.path().join("caches.json"), r#"{"version":1,"caches":[{"host":"h"}]}"#).unwrap();
         let error = Settings::of(&Home::at(dir.path())).unwrap().config("h").unwrap_err().to_string();
         assert!(error.contains("credentials.json") && !error.contains("phc_secret"), "{error}");
     }

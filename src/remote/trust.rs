@@ -21,10 +21,14 @@ impl Remote {
 
     async fn follow(&self, cache: &Cache, known: &TrustedRoot) -> Result<TrustedRoot, RemoteError> {
         let mut update = TrustUpdate::default();
+        let mut latest = known.root.clone();
         for number in (known.root.number + 1..).take(usize::try_from(MAX_ROOTS).unwrap_or(usize::MAX)) {
-            match cache.root_number(number).await? {
-                Some(root) => update.roots.push(root.to_bytes()),
-                None => break,
+            let Some(next) = cache.root_number(number).await? else { break };
+            update.roots.push(next.to_bytes());
+            // Nothing is asked for behind one that does not follow; the home says what is wrong with it.
+            match next.verify_next(&latest) {
+                Ok(root) => latest = root.clone(),
+                Err(_) => break,
             }
         }
         update.revocations = cache.revocations().await?.map(|list| list.to_bytes());

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod disk;
+pub(crate) mod service;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -46,7 +49,8 @@ impl Home {
 
     pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_preheat"));
-        command.args(args).current_dir(self.path()).env("PREHEAT_HOME", self.root()).env_remove("RUST_BACKTRACE");
+        command.args(args).current_dir(self.path()).env("PREHEAT_HOME", self.root());
+        command.env_remove("RUST_BACKTRACE").env_remove("PREHEAT_TOKEN");
         command
     }
 
@@ -65,6 +69,11 @@ impl Home {
         let output = child.wait_with_output().unwrap();
         writer.join().unwrap();
         output.into()
+    }
+
+    /// Runs `preheat` with a token in its environment.
+    pub(crate) fn run_as<S: AsRef<std::ffi::OsStr>>(&self, token: &str, args: impl IntoIterator<Item = S>) -> Ran {
+        self.command(args).env("PREHEAT_TOKEN", token).stdin(Stdio::null()).output().unwrap().into()
     }
 
     /// Runs `preheat`, which must end with 0, and returns the trimmed standard output.

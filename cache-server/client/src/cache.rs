@@ -30,6 +30,9 @@ const MAX_STATEMENT_LIST: usize = 16 * 1024 * 1024;
 /// Most bytes of other answers in JSON.
 const MAX_JSON: usize = 8 * 1024 * 1024;
 
+/// The service's word for a namespace that has no names yet.
+const NO_NAMES: &str = "no-names";
+
 /// One cache service. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Cache {
@@ -221,10 +224,15 @@ impl Cache {
     /// The names of a namespace, if there are any yet; parsed, but not verified: see [`crate::trust`].
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`], [`ClientError::NotFound`] when there is no such namespace, or the caller may not read it.
     pub async fn names(&self, namespace: &str) -> Result<Option<CurrentNames>, ClientError> {
         let url = self.in_namespace(namespace, &["names"])?;
-        let Some(answer) = found(self.get(url.clone(), Names::MAX_SIZE).await)? else { return Ok(None) };
+        let answer = match self.get(url.clone(), Names::MAX_SIZE).await {
+            // Whoever may not see the names must not believe that there are none.
+            Err(error @ ClientError::NotFound { .. }) if error.code() != Some(NO_NAMES) => return Err(error),
+            answer => found(answer)?,
+        };
+        let Some(answer) = answer else { return Ok(None) };
         let names = SignedNames::parse(&answer.body).map_err(|e| ClientError::bad_format(&shown(&url), &e))?;
         Ok(Some(CurrentNames { names, etag: answer.etag.map(ETag) }))
     }

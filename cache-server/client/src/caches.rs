@@ -67,6 +67,7 @@ impl Breaker {
             ClientError::Unreachable { .. }
             | ClientError::TimedOut { .. }
             | ClientError::Tls { .. }
+            | ClientError::Certificate { .. }
             | ClientError::Configuration { .. }
             | ClientError::Unauthorized { .. } => FAILURES,
             _ => self.failures.saturating_add(1),

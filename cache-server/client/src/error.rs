@@ -1,7 +1,6 @@
 //! What goes wrong with a cache. No message holds a secret: addresses are shown without query and user, and what a server says is
 //! shortened and stripped of control characters.
 
-use preheat_image::signed::SignedError;
 use preheat_image::{Digest, FormatError};
 use std::io;
 use std::time::Duration;
@@ -37,12 +36,20 @@ pub enum ClientError {
         /// Which time is over.
         what: String,
     },
-    /// The certificate is not to be trusted, or ours is not accepted.
+    /// The service's certificate is not to be trusted, or TLS fails otherwise.
     #[error("no trusted connection to {url}: {what}; if the service has a certificate of your own CA, give that CA's file")]
     Tls {
         /// What was asked.
         url: String,
         /// What is wrong.
+        what: String,
+    },
+    /// The service does not accept this client's certificate, or wants one and got none.
+    #[error("{url} does not accept this client's certificate, or that it shows none: {what}; show one by `preheat login --identity-file`")]
+    Certificate {
+        /// What was asked.
+        url: String,
+        /// What the service says.
         what: String,
     },
     /// No credentials, or none that count.
@@ -137,14 +144,6 @@ pub enum ClientError {
         /// What is wrong.
         what: String,
     },
-    /// A signed document does not count.
-    #[error("{url} is not to be trusted: {source}")]
-    Untrusted {
-        /// What was asked.
-        url: String,
-        /// Why.
-        source: SignedError,
-    },
     /// Reading or writing here failed, not the cache.
     #[error("can't {what}: {source}")]
     Local {
@@ -187,6 +186,15 @@ impl ClientError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// The service's stable word for why, where it gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { code, .. } | Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
     }
 
     pub(crate) fn bad_format(url: &str, error: &FormatError) -> Self {

@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use preheat_image::api::ErrorBody;
 use reqwest::{Body, Client, Response, Url};
+use rustls::AlertDescription;
 use std::error::Error as _;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -279,8 +280,11 @@ pub(crate) async fn whole(url: &str, mut response: Response, max: usize, until: 
 pub(crate) fn broken(url: &str, error: &reqwest::Error) -> ClientError {
     let url = url.to_owned();
     let what = reason(error);
-    if is_tls(error) {
-        ClientError::Tls { url, what }
+    if let Some(error) = tls_error(error) {
+        match error {
+            rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => ClientError::Certificate { url, what },
+            _ => ClientError::Tls { url, what },
+        }
     } else if error.is_timeout() {
         ClientError::TimedOut { url, what: if error.is_connect() { "no connection".into() } else { what } }
     } else if error.is_builder() {
@@ -290,19 +294,37 @@ pub(crate) fn broken(url: &str, error: &reqwest::Error) -> ClientError {
     }
 }
 
-/// Whether TLS failed, anywhere below.
-fn is_tls(error: &reqwest::Error) -> bool {
+/// What TLS says, if it failed anywhere below.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut below = error.source();
     while let Some(error) = below {
-        if error.is::<rustls::Error>() {
-            return true;
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found);
         }
         below = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
         };
     }
-    false
+    None
+}
+
+/// Whether an alert of the service is about the certificate that it was shown, or was not.
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            // By an authority that only has the name of one that is known.
+            | Alert::DecryptError
+    )
 }
 
 /// The innermost reason, which is the one that helps; without addresses, which may hold secrets.

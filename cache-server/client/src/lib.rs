@@ -2,7 +2,7 @@
 //!
 //! A [`Cache`] is one service: it asks what is missing, moves blobs, statements, names, roots and revocations, and believes nothing it is
 //! told. A blob's bytes count only once their digest is right; JSON is bounded; signed documents are parsed by `preheat-image`, and
-//! [`trust`] says whether they count. [`Caches`] are several services in order, for a build that must not suffer when one is slow or down.
+//! whether they count is for the caller to say, who remembers what was seen before. [`Caches`] are several services in order, for a build that must not suffer when one is slow or down.
 //! [`transfer`] moves many blobs at a time.
 //!
 //! This crate knows nothing of the local store and has no unsafe code. Nothing here adds trust.
@@ -19,7 +19,6 @@ pub mod oci;
 mod retry;
 mod tls;
 pub mod transfer;
-pub mod trust;
 mod upload;
 
 pub use blob::{Blob, BlobSink, Progress};

@@ -107,14 +107,6 @@ impl Caller {
         Self(Arc::new(Grant::new(Kind::Anonymous, "anonymous".into(), "", Vec::new())))
     }
 
-    /// A caller for tests of what others do with one.
-    #[cfg(test)]
-    pub(crate) fn with(name: &str, namespaces: &[&str], rights: &[Right]) -> Self {
-        let namespaces: Vec<String> = namespaces.iter().map(|text| (*text).to_owned()).collect();
-        let scope = Scope::new(&namespaces, rights).expect("a scope");
-        Self(Arc::new(Grant::new(Kind::Token, name.into(), name, vec![scope])))
-    }
-
     /// The name of the token, certificate or CI job. For logs and lists; it decides nothing.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
@@ -264,7 +256,13 @@ impl Auth {
         let token = credentials.as_ref();
         if token.starts_with(tokens::PREFIX) {
             // A hash and a look into a table: cheaper than to keep count. So a good token is never refused for what others at its address do.
-            return Ok(Caller(self.tokens.get().find(token, self.clock.as_ref(), self.skew)?));
+            let find = |tokens: Arc<Tokens>| tokens.find(token, self.clock.as_ref(), self.skew);
+            let found = match find(self.tokens.get()) {
+                // It may have been made since the file was looked at last.
+                Err(Refusal::Unknown) => find(self.tokens.get_now()),
+                found => found,
+            };
+            return Ok(Caller(found?));
         }
         if let Some(grant) = self.issuers.remembered(token, self.clock.as_ref(), self.skew) {
             return Ok(Caller(grant));

@@ -371,6 +371,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_was_just_made_is_found_by_whoever_looks_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.json");
+        add(&path, new("first")).unwrap();
+        let watched = Tokens::watch(&path).unwrap().every(Duration::from_secs(3600));
+        let (_, secret) = add(&path, new("second")).unwrap();
+        let find = |tokens: Arc<Tokens>| tokens.find(secret.expose(), &SystemClock, 30).map(|grant| grant.name.clone());
+        assert_eq!(find(watched.get()).unwrap_err(), Refusal::Unknown);
+        assert_eq!(find(watched.get_now()).unwrap(), "second");
+    }
+
+    #[test]
     fn clocks_may_differ_by_the_skew_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens.json");

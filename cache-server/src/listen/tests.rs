@@ -3,7 +3,7 @@ use axum::routing::{get, put};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use std::time::Instant;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;

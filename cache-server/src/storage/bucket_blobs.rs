@@ -59,6 +59,8 @@ struct Inner {
     /// Until when the tier answers without asking, in milliseconds since `started`.
     away_until: AtomicU64,
     started: Instant,
+    /// Blobs that were read from the bucket since the start.
+    #[cfg(test)]
     fetched: AtomicU64,
 }
 
@@ -112,12 +114,13 @@ impl BucketBlobs {
             writes: Arc::new(Semaphore::new(WRITES)),
             away_until: AtomicU64::new(0),
             started: Instant::now(),
+            #[cfg(test)]
             fetched: AtomicU64::new(0),
         }))
     }
 
-    /// Blobs that were read from the bucket since the start.
-    pub(crate) fn fetched(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn fetched(&self) -> u64 {
         self.0.fetched.load(Ordering::Relaxed)
     }
 
@@ -197,6 +200,7 @@ impl BucketBlobs {
             downloaded => downloaded?,
         };
         let Some((file, found, chunks)) = downloaded else { return Ok(None) };
+        #[cfg(test)]
         self.0.fetched.fetch_add(1, Ordering::Relaxed);
         if found != *digest {
             self.put_aside(namespace, digest, &format!("its content has digest {found}")).await?;

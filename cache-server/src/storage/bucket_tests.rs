@@ -29,6 +29,8 @@ struct Faulty {
     after: AtomicBool,
     /// Requests do not end.
     hangs: AtomicBool,
+    /// Each request takes this long, in milliseconds.
+    slow: AtomicU64,
     /// Conditions are not looked at.
     careless: AtomicBool,
 }
@@ -48,6 +50,7 @@ impl Faulty {
         if self.hangs.load(SeqCst) {
             future::pending::<()>().await;
         }
+        tokio::time::sleep(Duration::from_millis(self.slow.load(SeqCst))).await;
         let number = self.requests.fetch_add(1, SeqCst) + 1;
         let every = self.every.load(SeqCst);
         if every == 0 || !number.is_multiple_of(every) {
@@ -380,6 +383,28 @@ async fn a_bucket_that_is_away_is_never_a_miss() {
     world.store.every.store(0, SeqCst);
     assert!(pull(&two, &digest).await.unwrap().unwrap() == bytes);
     two.ready().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_bucket_is_only_slow() {
+    let world = World::new();
+    let (one, two) = (world.blobs("one", 1 << 30), world.blobs("two", 1 << 30));
+    // Each request takes a good part of its time; then some fail on top of that.
+    world.store.slow.store(150, SeqCst);
+    for every in [0, 3] {
+        world.store.every.store(every, SeqCst);
+        let bytes = content(200_000, u8::try_from(every).unwrap());
+        let digest = Digest::of(&bytes);
+        push(&one, &bytes).await.unwrap();
+        let readers = (0..20).map(async |_| pull(&two, &digest).await.unwrap().unwrap() == bytes);
+        assert!(future::join_all(readers).await.into_iter().all(|same| same));
+        let meta = world.meta();
+        let version = meta.put("names/team/current", digest.to_string().into(), Expect::Any).await.unwrap();
+        assert_eq!(meta.get("names/team/current").await.unwrap().unwrap().1, version);
+    }
+    // Beyond the time of a request it counts as away.
+    world.store.slow.store(700, SeqCst);
+    assert!(matches!(two.size(&team(), &Digest::of(b"another")).await, Err(StorageError::Unavailable(_))));
 }
 
 #[tokio::test]

@@ -103,6 +103,10 @@ impl Blobs for Leased {
         self.storage.list(namespace)
     }
 
+    async fn sweep(&self, namespace: &Namespace) -> Result<u64, StorageError> {
+        self.storage.sweep(namespace).await
+    }
+
     async fn direct_url(&self, namespace: &Namespace, digest: &Digest, size: u64) -> Option<DirectUrl> {
         self.storage.direct_url(namespace, digest, size).await
     }

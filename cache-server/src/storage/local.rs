@@ -24,7 +24,8 @@ use preheat_image::Digest;
 use preheat_image::chunks::CHUNK_SIZE;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -409,6 +410,23 @@ impl<F: FileLayer> Disk<F> {
         self.layer.sync_dir(&dir).map_err(wrong("sync", &dir))
     }
 
+    /// Removes the chunk lists in one of a namespace's 256 directories whose blobs are not there. One whose blob is on its way in may be among
+    /// them: [`Disk::publish`] sees that and writes it again.
+    fn sweep(&self, namespace: &Namespace, shard: u8) -> Result<u64, StorageError> {
+        let dir = shards(&self.root, namespace).join(format!("{shard:02x}"));
+        let names = self.layer.list(&dir).map_err(wrong("list", &dir))?;
+        let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
+        let mut removed = 0;
+        for list in names.iter().map(Path::new).filter(|name| name.extension().is_some_and(|extension| extension == "chunks")) {
+            let Some(blob) = list.file_stem().filter(|blob| !there.contains(blob)) else { continue };
+            self.drop_list(&dir.join(blob), |list| self.layer.unlink(list).inspect(|()| removed += 1))?;
+        }
+        if removed > 0 {
+            self.layer.sync_dir(&dir).map_err(wrong("sync", &dir))?;
+        }
+        Ok(removed)
+    }
+
     /// The blobs in one of a namespace's 256 directories.
     fn list(&self, namespace: &Namespace, shard: u8) -> Result<Vec<BlobEntry>, StorageError> {
         let shard = format!("{shard:02x}");
@@ -492,6 +510,15 @@ impl<F: FileLayer> Blobs for LocalBlobs<F> {
                 stream::iter(entries)
             })
             .boxed()
+    }
+
+    async fn sweep(&self, namespace: &Namespace) -> Result<u64, StorageError> {
+        let namespace = namespace.clone();
+        self.on_disk(move |disk| {
+            let swept = (0..=u8::MAX).map(|shard| disk.sweep(&namespace, shard));
+            swept.sum()
+        })
+        .await
     }
 
     async fn direct_url(&self, _namespace: &Namespace, _digest: &Digest, _size: u64) -> Option<DirectUrl> {

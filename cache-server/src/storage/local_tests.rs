@@ -196,6 +196,47 @@ async fn a_blob_that_is_deleted_while_it_comes_is_never_there_without_its_list()
 }
 
 #[tokio::test]
+async fn chunk_lists_whose_blobs_are_gone_are_swept_and_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = blobs(dir.path());
+    let (kept, _) = put(&blobs, &content(100_000, 4)).await.unwrap();
+    put(&blobs, b"small").await.unwrap();
+    let before = files(dir.path());
+    let (gone, _) = put(&blobs, &content(100_000, 5)).await.unwrap();
+    let path = blob_path(dir.path(), &namespace(), &gone);
+    // As if the process had ended between the two steps of a removal, or of an upload.
+    std::fs::remove_file(&path).unwrap();
+    assert!(list_path(&path).exists());
+    assert_eq!(blobs.sweep(&Namespace::new("other").unwrap()).await.unwrap(), 0);
+    assert_eq!(blobs.sweep(&namespace()).await.unwrap(), 1);
+    assert_eq!(files(dir.path()), before);
+    assert_eq!(blobs.sweep(&namespace()).await.unwrap(), 0);
+    assert_eq!(get(&blobs, &kept).await.unwrap(), content(100_000, 4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_takes_no_list_from_a_blob_that_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = blobs(dir.path());
+    let digest = Digest::of(&content(70_000, 2));
+    for _ in 0..20 {
+        blobs.delete(&namespace(), &digest).await.unwrap();
+        let bytes = content(70_000, 2);
+        let (swept, put) = tokio::join!(
+            async {
+                for _ in 0..5 {
+                    blobs.sweep(&namespace()).await.unwrap();
+                }
+            },
+            put(&blobs, &bytes)
+        );
+        put.unwrap();
+        let () = swept;
+        assert_eq!(get(&blobs, &digest).await.unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
 async fn an_upload_heals_a_blob_that_is_too_short_or_has_lost_its_list() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = blobs(dir.path());

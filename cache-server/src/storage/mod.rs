@@ -155,6 +155,12 @@ pub trait Blobs: Send + Sync {
     /// All blobs of a namespace, in no order.
     fn list<'a>(&'a self, namespace: &'a Namespace) -> BoxStream<'a, Result<BlobEntry, StorageError>>;
 
+    /// Removes what stays behind when a removal or an upload is interrupted: what belongs to blobs that are not there. Says how many files
+    /// that were.
+    async fn sweep(&self, _namespace: &Namespace) -> Result<u64, StorageError> {
+        Ok(0)
+    }
+
     /// A bucket's own address for a blob, where there is one and the blob is worth it.
     async fn direct_url(&self, namespace: &Namespace, digest: &Digest, size: u64) -> Option<DirectUrl>;
 

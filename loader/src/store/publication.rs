@@ -20,6 +20,8 @@ pub struct Publication<'s> {
     lock: Lock,
     written: BTreeMap<Digest, Seal>,
     rows: index::Changes,
+    /// Code objects, and their chunk lists, that images of this publication may lack.
+    left_out: BTreeSet<Digest>,
     /// The size of all blobs, once the index has all of `rows`.
     indexed: Option<u64>,
 }
@@ -109,7 +111,14 @@ impl Store {
         let lock = self.lock_shared()?;
         // A copy of a store may lack its empty directories.
         files::make_dir(&self.temp_dir())?;
-        Ok(Publication { store: self, lock, written: BTreeMap::new(), rows: index::Changes::default(), indexed: None })
+        Ok(Publication {
+            store: self,
+            lock,
+            written: BTreeMap::new(),
+            rows: index::Changes::default(),
+            left_out: BTreeSet::new(),
+            indexed: None,
+        })
     }
 
     /// Begins a blob for a publication that the caller holds: without one, a collection may remove what is written.
@@ -199,37 +208,46 @@ impl Publication<'_> {
         self.rows.blobs.insert(digest, size);
     }
 
+    /// Says which code objects and chunk lists of code objects this host has no use for: images may enter without them. What is no code is
+    /// asked for all the same.
+    pub fn leave_out(&mut self, blobs: impl IntoIterator<Item = Digest>) {
+        self.left_out.extend(blobs);
+    }
+
     /// Lets a statement in: verifies that `key` signed it and that all its outputs are there, keeps it, and records it under its key
     /// and for each of its outputs that can be asked for (an image's manifest, a code object).
     ///
     /// # Errors
-    /// When the statement is not by `key`, or an output is missing.
+    /// When the statement is not by `key`, or an output is missing that was not left out.
     pub fn add_statement(&mut self, envelope: &Envelope, key: &PublicKey) -> Result<(), StoreError> {
         let subject = envelope.unverified().outputs.first().map_or(envelope.unverified().key, |output| output.digest);
         let statement = envelope.verify([key]).map_err(|source| StoreError::Statement { subject, source })?;
-        for output in &statement.outputs {
-            match self.store.blob_size(&output.digest) {
-                Some(size) if size == output.size => {}
+        let mut wanted = statement.outputs.clone();
+        let mut manifest = None;
+        if statement.kind == Kind::Image {
+            let bytes = self.store.read_blob(&subject, preheat_image::manifest::MAX_SIZE)?;
+            let path = self.store.blob_path(&subject);
+            let parsed = Manifest::parse(&bytes).map_err(|source| StoreError::Format { path, source })?;
+            // What a manifest names and the store lacks would otherwise be noticed at the first load only.
+            wanted.extend(parsed.blobs());
+            manifest = Some(parsed);
+        }
+        let mut left_out = manifest.as_ref().map(|manifest| manifest.code_blobs(|_, _| true)).unwrap_or_default();
+        left_out.retain(|digest| self.left_out.contains(digest) && self.store.blob_size(digest).is_none());
+        for blob in wanted.iter().filter(|blob| !left_out.contains(&blob.digest)) {
+            match self.store.blob_size(&blob.digest) {
+                Some(size) if size == blob.size => {}
                 Some(size) => {
                     return Err(StoreError::Damaged {
-                        digest: output.digest,
-                        path: self.store.blob_path(&output.digest),
-                        what: format!("it has {size} bytes, not {}", output.size),
+                        digest: blob.digest,
+                        path: self.store.blob_path(&blob.digest),
+                        what: format!("it has {size} bytes, not {}", blob.size),
                     });
                 }
-                None => return Err(StoreError::Missing(output.digest)),
+                None => return Err(StoreError::Missing(blob.digest)),
             }
         }
-        if statement.kind == Kind::Image {
-            let manifest = self.store.read_blob(&subject, preheat_image::manifest::MAX_SIZE)?;
-            let path = self.store.blob_path(&subject);
-            let manifest = Manifest::parse(&manifest).map_err(|source| StoreError::Format { path, source })?;
-            // What a manifest names and the store lacks would otherwise be noticed at the first load only.
-            for part in manifest.blobs() {
-                if self.store.blob_size(&part.digest) != Some(part.size) {
-                    return Err(StoreError::Missing(part.digest));
-                }
-            }
+        if let Some(manifest) = manifest {
             let blobs = manifest.blobs().map(|blob| blob.digest);
             self.rows.images.insert(subject, blobs.chain([subject]).collect());
         }
@@ -245,6 +263,7 @@ impl Publication<'_> {
         self.store.change_record(&self.store.entry_path(&subject), &subject, |record| {
             record.add(signed.clone());
             record.seals.extend(seals);
+            record.left_out = left_out;
         })?;
         // The key last: whoever finds it finds everything else.
         self.store.change_record(&self.store.key_path(&signed.key), &signed.key, |record| record.add(signed.clone()))

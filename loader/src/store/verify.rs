@@ -4,7 +4,8 @@ use super::index::{self, Rows};
 use super::{Store, files};
 use crate::{StoreError, TrustPolicy};
 use preheat_image::chunks::ChunkList;
-use preheat_image::record::Record;
+use preheat_image::manifest::Descriptor;
+use preheat_image::record::{Record, Signed};
 use preheat_image::statement::{Envelope, Kind, StatementError};
 use preheat_image::{Digest, DigestHasher, Manifest};
 use std::collections::BTreeSet;
@@ -153,14 +154,19 @@ impl Store {
                 Err(StatementError::UnknownSigner(_)) => report.unknown_signers += u64::from(seen.insert(signed.statement)),
                 Err(error) => return Some(error.to_string()),
             }
-            let truth = preheat_image::record::Signed::new(envelope.unverified(), envelope.signer(), signed.statement);
+            let truth = Signed::new(envelope.unverified(), envelope.signer(), signed.statement);
             if truth != *signed {
                 return Some(format!("it says other things than its statement {}", signed.statement));
             }
             if is_entry && !signed.covers(&record.subject) || !is_entry && signed.key != record.subject {
                 return Some("its statement is about something else".into());
             }
-            if let Some(output) = signed.outputs.iter().find(|output| self.blob_size(&output.digest) != Some(output.size)) {
+            let left_out = self.left_out(record, is_entry, signed);
+            let is_wrong = |blob: &Descriptor| match self.blob_size(&blob.digest) {
+                None => !left_out.contains(&blob.digest),
+                Some(size) => size != blob.size,
+            };
+            if let Some(output) = signed.outputs.iter().find(|output| is_wrong(output)) {
                 return Some(format!("{} is missing or has another size", output.digest));
             }
             // An image also has blobs for which its statement need not vouch.
@@ -173,12 +179,25 @@ impl Store {
                     Ok(manifest) => manifest.blobs(),
                     Err(error) => return Some(error.to_string()),
                 };
-                if let Some(blob) = blobs.find(|blob| self.blob_size(&blob.digest) != Some(blob.size)) {
+                if let Some(blob) = blobs.find(|blob| is_wrong(blob)) {
                     return Some(format!("{}, a part of the image, is missing or has another size", blob.digest));
                 }
             }
         }
         None
+    }
+
+    /// What the image of a statement may lack: code that was left out when it was pulled, and nothing else.
+    fn left_out(&self, record: &Record, is_entry: bool, signed: &Signed) -> BTreeSet<Digest> {
+        let Some(image) = signed.outputs.first().filter(|_| signed.kind == Kind::Image) else { return BTreeSet::new() };
+        let entry = if is_entry { None } else { self.entry(&image.digest).ok().flatten() };
+        let left_out = &entry.as_ref().unwrap_or(record).left_out;
+        if left_out.is_empty() {
+            return BTreeSet::new();
+        }
+        let manifest = self.read_blob(&image.digest, preheat_image::manifest::MAX_SIZE).ok().and_then(|bytes| Manifest::parse(&bytes).ok());
+        let code = manifest.map(|manifest| manifest.code_blobs(|_, _| true)).unwrap_or_default();
+        left_out.intersection(&code).copied().collect()
     }
 
     fn verify_index(&self, repair: bool, report: &mut VerifyReport) -> Result<(), StoreError> {

@@ -7,5 +7,4 @@ mod requests;
 mod script;
 mod tls;
 mod transfers;
-mod trust;
 mod uploads;

@@ -113,9 +113,14 @@ impl Server {
                 tokio::spawn(async move {
                     match tls {
                         None => talk(stream, &all, &*script).await,
-                        Some(tls) => match tls.accept(stream).await {
+                        Some(tls) => match tls.accept(stream).into_fallible().await {
                             Ok(stream) => talk(stream, &all, &*script).await,
-                            Err(_) => None,
+                            Err((_, mut stream)) => {
+                                // Until the client has gone: an early end could take the alert away from it.
+                                let _ = stream.shutdown().await;
+                                let _ = stream.read_to_end(&mut Vec::new()).await;
+                                None
+                            }
                         },
                     }
                 });

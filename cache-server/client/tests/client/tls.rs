@@ -88,8 +88,12 @@ async fn a_client_shows_its_certificate() {
     let identity = pki.certificate("builder");
     Cache::new(CacheConfig { client_identity: Some(identity), ..config.clone() }).unwrap().namespaces().await.unwrap();
     assert_eq!(server.seen().len(), 1);
-    let error = Cache::new(config).unwrap().namespaces().await.unwrap_err();
-    assert!(matches!(error, ClientError::Tls { .. } | ClientError::Unreachable { .. }), "{error:?}");
+    let error = Cache::new(config.clone()).unwrap().namespaces().await.unwrap_err();
+    assert!(matches!(error, ClientError::Certificate { .. }), "without one: {error:?}");
+    let other = Pki::new();
+    let identity = Some(other.certificate("builder"));
+    let error = Cache::new(CacheConfig { client_identity: identity, ..config }).unwrap().namespaces().await.unwrap_err();
+    assert!(matches!(error, ClientError::Certificate { .. }), "by another authority: {error:?}");
     assert_eq!(server.seen().len(), 1);
 }
 
