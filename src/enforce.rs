@@ -1,9 +1,9 @@
 //! Trust in images that are loaded: a policy that changes must reach what runs already.
 
+use preheat_call::RunError;
 use preheat_image::Digest;
 use preheat_loader::trust::{self, Refusal};
 use preheat_loader::{Home, StoreError, TrustPolicy, TrustedImage};
-use preheat_wasmtime::RunError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

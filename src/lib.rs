@@ -92,15 +92,15 @@ pub mod remote;
 mod runtime;
 
 pub use enforce::TrustWatch;
-pub use pipeline::{BuildError, Builder, Built, BuiltCode, DEFAULT_LEVELS, Rebuild, Rebuilt, source_digest};
+pub use pipeline::{
+    BuildError, Builder, Built, BuiltCode, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Rebuild, Rebuilt, source_digest,
+};
+pub use preheat_call::{Cause, Directory, HostCall, HostError, HostFunction, Input, Output, Request, RunError, Value, ValueType};
 pub use preheat_image::{CpuLevel, Digest, Manifest, Reference, manifest, media};
 pub use preheat_loader::{
     CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,
     TrustedRoot, ceremony, store, trust, verify_revocations,
 };
 pub use preheat_wasmtime::compile::Optimize;
-pub use preheat_wasmtime::{
-    BUILD_ID, COMPILER, Directory, ENGINE, HostCall, HostError, HostFunction, Input, Output, Request, RunError, TARGET, Value, ValueType,
-    http_types,
-};
+pub use preheat_wasmtime::{TARGET, http_types};
 pub use runtime::{Image, Instance, Runtime, RuntimeBuilder};

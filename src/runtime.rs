@@ -1,20 +1,29 @@
 //! The runtime that an embedder holds: loads images, runs them, synchronously or not.
 
 use crate::enforce::{Enforced, Guard, TrustWatch, watch};
+use crate::pipeline::{Engine, engine_of};
+use preheat_call::{HostFunction, Request, RunError, Value};
 use preheat_image::{CpuLevel, Digest, Manifest};
 use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy, TrustedImage, trust};
-use preheat_wasmtime::{ENGINE, EngineOptions, HostFunction, Loaded, Request, RunError, TARGET, Value, WasmtimeEngine, http_types};
+use preheat_native_wasi::{Cancellation, NativeEngine};
+use preheat_wasmtime::{EngineOptions, TARGET, WasmtimeEngine, http_types};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// The engine of a process. Clones share it; it may be used from many threads.
+/// The engines of a process, each made when the first image is loaded that needs it. Clones share them; it may be used from many threads.
 #[derive(Clone)]
 pub struct Runtime {
-    engine: WasmtimeEngine,
+    engines: Arc<Engines>,
     executor: Arc<Executor>,
     /// Every image that is loaded, for policies that change.
     images: Arc<Enforced>,
+}
+
+struct Engines {
+    options: EngineOptions,
+    native: OnceLock<NativeEngine>,
+    wasmtime: OnceLock<WasmtimeEngine>,
 }
 
 /// Drives the synchronous calls. Made at the first of them: an asynchronous embedder brings its own.
@@ -55,20 +64,44 @@ impl RuntimeBuilder {
     /// Makes the runtime.
     ///
     /// # Errors
-    /// When the address space for the slots can't be reserved.
+    /// None at present; what can go wrong with an engine does when the first image is loaded that needs it.
     pub fn build(self) -> Result<Runtime, RunError> {
-        let engine = WasmtimeEngine::new(self.options)?;
+        let engines = Engines { options: self.options, native: OnceLock::new(), wasmtime: OnceLock::new() };
         let executor = Arc::new(Executor { single: self.single, tokio: OnceLock::new() });
-        Ok(Runtime { engine, executor, images: Arc::default() })
+        Ok(Runtime { engines: Arc::new(engines), executor, images: Arc::default() })
     }
 }
 
+impl Engines {
+    fn native(&self) -> Result<&NativeEngine, RunError> {
+        let options =
+            || preheat_native_wasi::EngineOptions { slots: self.options.slots, host_functions: self.options.host_functions.clone() };
+        made(&self.native, || NativeEngine::new(options()))
+    }
+
+    fn wasmtime(&self) -> Result<&WasmtimeEngine, RunError> {
+        made(&self.wasmtime, || WasmtimeEngine::new(self.options.clone()))
+    }
+}
+
+/// What `make` made, now or before.
+fn made<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, RunError>) -> Result<&T, RunError> {
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let value = make()?;
+    Ok(cell.get_or_init(|| value))
+}
+
 impl Executor {
+    /// A synchronous call of a guest that needs no executor.
+    fn call<T>(call: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+        not_inside()?;
+        call()
+    }
+
     fn block_on<F: Future>(&self, future: F) -> Result<F::Output, RunError> {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            let what = "a synchronous call inside an asynchronous one would block its thread; use the function that ends in `_async`";
-            return Err(RunError::Usage(what.into()));
-        }
+        not_inside()?;
         let tokio = match self.tokio.get() {
             Some(tokio) => tokio,
             None => {
@@ -86,6 +119,32 @@ impl Executor {
         };
         Ok(preheat_wasmtime::alone(|| tokio.block_on(future)))
     }
+}
+
+fn not_inside() -> Result<(), RunError> {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        let what = "a synchronous call inside an asynchronous one would block its thread; use the function that ends in `_async`";
+        return Err(RunError::Usage(what.into()));
+    }
+    Ok(())
+}
+
+/// Lets a synchronous call of a guest have a thread of its own, and cancels it when the future is dropped.
+async fn apart<T: Send + 'static>(call: impl FnOnce(&Cancellation) -> T + Send + 'static) -> T {
+    struct CancelOnDrop(Option<Cancellation>);
+    impl Drop for CancelOnDrop {
+        fn drop(&mut self) {
+            if let Some(cancellation) = &self.0 {
+                cancellation.cancel();
+            }
+        }
+    }
+    let cancellation = Cancellation::new();
+    let mut guard = CancelOnDrop(Some(cancellation.clone()));
+    let result = tokio::task::spawn_blocking(move || call(&cancellation)).await;
+    guard.0 = None;
+    // Nobody aborts it, and it ends before its executor does. What is left is the panic of a host function, which is the caller's.
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 impl Runtime {
@@ -128,9 +187,14 @@ impl Runtime {
             return Err(RunError::Usage(format!("{} is the image of no Wasm function; this runtime can't call it", image.digest())));
         };
         let level = CpuLevel::of_host().ok_or_else(|| RunError::Usage("this host is no x86-64".into()))?;
-        let code = image.code(ENGINE, TARGET, level)?;
+        // An image without code of either says so in terms of the one that most have.
+        let engine = engine_of(image.manifest()).unwrap_or(Engine::Wasmtime);
+        let code = image.code(engine.name(), TARGET, level)?;
         let digest = code.file().artefact().digest;
-        let loaded = self.engine.load(code, &function)?;
+        let loaded = match engine {
+            Engine::Native => Loaded::Native(self.engines.native()?.load(code, &function)?),
+            Engine::Wasmtime => Loaded::Wasmtime(self.engines.wasmtime()?.load(code, &function)?),
+        };
         Ok(Image { loaded, executor: Arc::clone(&self.executor), guard: self.images.add(image, digest) })
     }
 
@@ -156,6 +220,17 @@ impl Runtime {
     pub fn watch_trust(&self, home: &Home, interval: Duration) -> Result<TrustWatch, StoreError> {
         watch(&self.images, home, interval)
     }
+}
+
+#[derive(Clone)]
+enum Loaded {
+    Native(preheat_native_wasi::Loaded),
+    Wasmtime(preheat_wasmtime::Loaded),
+}
+
+enum Live {
+    Native(preheat_native_wasi::Instance),
+    Wasmtime(preheat_wasmtime::Instance),
 }
 
 /// A loaded image. Clones share the code; it may be used from many threads.
@@ -184,16 +259,29 @@ impl Image {
     /// # Errors
     /// When the image is no command, traps, or its deadline passes.
     pub fn run(&self, request: &Request) -> Result<i32, RunError> {
-        self.executor.block_on(self.run_async(request))?
+        match &self.loaded {
+            Loaded::Native(native) => Executor::call(|| {
+                self.guard.check()?;
+                native.run(request, None)
+            }),
+            Loaded::Wasmtime(_) => self.executor.block_on(self.run_async(request))?,
+        }
     }
 
-    /// Like [`Image::run`]; needs a tokio runtime with timers. Dropping the future cancels the call.
+    /// Like [`Image::run`]; needs a tokio runtime with timers. Dropping the future cancels the call. A guest of the native engine runs on
+    /// one of tokio's threads for blocking calls.
     ///
     /// # Errors
     /// As [`Image::run`].
     pub async fn run_async(&self, request: &Request) -> Result<i32, RunError> {
         self.guard.check()?;
-        self.loaded.run(request).await
+        match &self.loaded {
+            Loaded::Native(native) => {
+                let (native, request) = (native.clone(), request.clone());
+                apart(move |cancellation| native.run(&request, Some(cancellation))).await
+            }
+            Loaded::Wasmtime(wasmtime) => wasmtime.run(request).await,
+        }
     }
 
     /// Makes an instance whose exports can be called one by one.
@@ -201,7 +289,13 @@ impl Image {
     /// # Errors
     /// When it can't be made within the request's limits.
     pub fn instance(&self, request: &Request) -> Result<Instance, RunError> {
-        self.executor.block_on(self.instance_async(request))?
+        match &self.loaded {
+            Loaded::Native(native) => Executor::call(|| {
+                self.guard.check()?;
+                Ok(self.live(Live::Native(native.instantiate(request, None)?)))
+            }),
+            Loaded::Wasmtime(_) => self.executor.block_on(self.instance_async(request))?,
+        }
     }
 
     /// Like [`Image::instance`].
@@ -210,8 +304,17 @@ impl Image {
     /// As [`Image::instance`].
     pub async fn instance_async(&self, request: &Request) -> Result<Instance, RunError> {
         self.guard.check()?;
-        let instance = Some(self.loaded.instantiate(request).await?);
-        Ok(Instance { instance, executor: Arc::clone(&self.executor), guard: Arc::clone(&self.guard) })
+        Ok(self.live(match &self.loaded {
+            Loaded::Native(native) => {
+                let (native, request) = (native.clone(), request.clone());
+                Live::Native(apart(move |cancellation| native.instantiate(&request, Some(cancellation))).await?)
+            }
+            Loaded::Wasmtime(wasmtime) => Live::Wasmtime(wasmtime.instantiate(request).await?),
+        }))
+    }
+
+    fn live(&self, instance: Live) -> Instance {
+        Instance { instance: Some(instance), executor: Arc::clone(&self.executor), guard: Arc::clone(&self.guard) }
     }
 
     /// Lets a `wasi:http/proxy` component answer one HTTP request, in an instance of its own. `context` gives directories, environment and
@@ -233,14 +336,17 @@ impl Image {
         request: http_types::Request<Vec<u8>>,
     ) -> Result<http_types::Response<Vec<u8>>, RunError> {
         self.guard.check()?;
-        Ok(self.loaded.http(context, request.map(Into::into)).await?.map(|body| body.to_vec()))
+        match &self.loaded {
+            Loaded::Native(_) => Err(RunError::Usage("the image is a core module, not an HTTP handler".into())),
+            Loaded::Wasmtime(wasmtime) => Ok(wasmtime.http(context, request.map(Into::into)).await?.map(|body| body.to_vec())),
+        }
     }
 }
 
 /// A live instance. It may move between threads, but only one call at a time can be in it.
 pub struct Instance {
-    /// None once the image was refused: the slot is free for others then.
-    instance: Option<preheat_wasmtime::Instance>,
+    /// None once the image was refused, when the slot is free for others, or a call was cancelled.
+    instance: Option<Live>,
     executor: Arc<Executor>,
     guard: Arc<Guard>,
 }
@@ -252,6 +358,11 @@ impl Instance {
     /// When there is no such function, the arguments do not fit, it traps, or the request's deadline, which counts for each call, passes;
     /// when the image is not trusted any more.
     pub fn call(&mut self, name: &str, args: &[Value]) -> Result<Vec<Value>, RunError> {
+        if let Live::Native(native) = self.trusted()? {
+            let result = Executor::call(|| native.call(name, args, None));
+            self.let_go_if_refused();
+            return result;
+        }
         let executor = Arc::clone(&self.executor);
         executor.block_on(self.call_async(name, args))?
     }
@@ -261,7 +372,24 @@ impl Instance {
     /// # Errors
     /// As [`Instance::call`].
     pub async fn call_async(&mut self, name: &str, args: &[Value]) -> Result<Vec<Value>, RunError> {
-        let result = self.trusted()?.call(name, args).await;
+        self.trusted()?;
+        let result = match self.instance.take() {
+            Some(Live::Native(mut native)) => {
+                let (name, args) = (name.to_owned(), args.to_vec());
+                let (native, result) = apart(move |cancellation| {
+                    let result = native.call(&name, &args, Some(cancellation));
+                    (native, result)
+                })
+                .await;
+                self.instance = Some(Live::Native(native));
+                result
+            }
+            Some(Live::Wasmtime(wasmtime)) => {
+                let Live::Wasmtime(wasmtime) = self.instance.insert(Live::Wasmtime(wasmtime)) else { return Err(ended()) };
+                wasmtime.call(name, args).await
+            }
+            None => Err(ended()),
+        };
         self.let_go_if_refused();
         result
     }
@@ -272,20 +400,20 @@ impl Instance {
     /// As [`Instance::call`], and when a text is no value of the parameter's type.
     pub fn call_text(&mut self, name: &str, args: &[String]) -> Result<Vec<String>, RunError> {
         let executor = Arc::clone(&self.executor);
-        executor.block_on(async {
-            let result = self.trusted()?.call_text(name, args).await;
-            self.let_go_if_refused();
-            result
-        })?
+        let result = match self.trusted()? {
+            Live::Native(native) => Executor::call(|| native.call_text(name, args, None)),
+            Live::Wasmtime(wasmtime) => executor.block_on(wasmtime.call_text(name, args)).and_then(|result| result),
+        };
+        self.let_go_if_refused();
+        result
     }
 
-    fn trusted(&mut self) -> Result<&mut preheat_wasmtime::Instance, RunError> {
+    fn trusted(&mut self) -> Result<&mut Live, RunError> {
         if let Err(refused) = self.guard.check() {
             self.instance = None;
             return Err(refused);
         }
-        let ended = "this instance ended when its image was refused; make another one";
-        self.instance.as_mut().ok_or_else(|| RunError::Usage(ended.into()))
+        self.instance.as_mut().ok_or_else(ended)
     }
 
     fn let_go_if_refused(&mut self) {
@@ -293,6 +421,10 @@ impl Instance {
             self.instance = None;
         }
     }
+}
+
+fn ended() -> RunError {
+    RunError::Usage("this instance ended when its image was refused or a call of it was cancelled; make another one".into())
 }
 
 /// What the sharing of runtimes, images and instances between threads rests on.

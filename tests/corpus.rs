@@ -57,26 +57,33 @@ fn workload(name: &str) -> Option<Workload> {
     found
 }
 
-/// Runs a workload twice through the command line and compares.
+/// Runs a workload on both engines, and compares.
 fn check(name: &str) {
+    for engine in ["native", "wasmtime"] {
+        check_on(engine, name);
+    }
+}
+
+/// Runs a workload twice through the command line and compares.
+fn check_on(engine: &str, name: &str) {
     let Some(workload) = workload(name) else { return };
     let run = || {
-        let mut args = vec!["run".to_owned(), "--json".to_owned()];
+        let mut args = vec!["run".to_owned(), "--json".to_owned(), format!("--engine={engine}")];
         args.extend(workload.dirs.iter().map(|(guest, host)| format!("--ro-dir={}::{guest}", host.display())));
         args.push(workload.wasm.display().to_string());
         args.extend(workload.args.iter().cloned());
         let stdin = std::fs::File::open(&workload.stdin).unwrap();
         let output = home().command(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{name}: {stderr}");
-        assert!(output.stdout == workload.expected, "{name}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{name} on {engine}: {stderr}");
+        assert!(output.stdout == workload.expected, "{name} on {engine}: {}", String::from_utf8_lossy(&output.stdout));
         let report: serde_json::Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
         report
     };
     let first = run();
-    assert_eq!(first["compiled"], 2, "{name}: {first}");
+    assert_eq!(first["compiled"], 2, "{name} on {engine}: {first}");
     let second = run();
-    assert_eq!(second["compiled"], 0, "{name}: {second}");
+    assert_eq!(second["compiled"], 0, "{name} on {engine}: {second}");
     assert_eq!(first["image"], second["image"]);
 }
 
@@ -97,7 +104,7 @@ fn assemblyscript_transforms_json() {
 
 #[test]
 fn the_component_runs() {
-    check("json-component");
+    check_on("auto", "json-component");
 }
 
 #[test]

@@ -7,10 +7,14 @@ use std::process::Command;
 fn crates_depend_only_on_what_they_may_know() {
     let allowed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
         ("preheat-image", BTreeSet::new()),
+        ("preheat-build-id", BTreeSet::new()),
         ("preheat-compiler", BTreeSet::from(["preheat-image"])),
         ("preheat-loader", BTreeSet::from(["preheat-image"])),
         ("preheat-native", BTreeSet::from(["preheat-image", "preheat-loader"])),
-        ("preheat-wasmtime", BTreeSet::from(["preheat-image", "preheat-loader"])),
+        ("preheat-call", BTreeSet::from(["preheat-image", "preheat-loader"])),
+        ("preheat-wasmtime", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader"])),
+        ("preheat-native-wasi", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader", "preheat-native", "preheat-wasi"])),
+        ("preheat-exec", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader", "preheat-native-wasi"])),
         ("preheat-wasi", BTreeSet::new()),
         ("preheat-bench", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-server", BTreeSet::from(["preheat-image"])),
@@ -18,8 +22,11 @@ fn crates_depend_only_on_what_they_may_know() {
         (
             "preheat",
             BTreeSet::from([
+                "preheat-call",
+                "preheat-compiler",
                 "preheat-image",
                 "preheat-loader",
+                "preheat-native-wasi",
                 "preheat-wasmtime",
                 "preheat-bench",
                 "preheat-cache-server",
@@ -98,7 +105,7 @@ fn unsafe_code_is_where_it_may_be() {
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    let mut dirs: Vec<_> = ["src", "image/src", "compiler", "loader/src", "runtimes", "benches/src", "cache-server"]
+    let mut dirs: Vec<_> = ["src", "image/src", "build-id", "compiler", "loader/src", "runtimes", "exec", "benches/src", "cache-server"]
         .iter()
         .map(|dir| root.join(dir))
         .collect();

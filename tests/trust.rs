@@ -4,7 +4,7 @@ mod common;
 
 use common::{Home, hello};
 use preheat::trust::{Builder as TrustedBuilder, Refusal, now};
-use preheat::{BUILD_ID, Builder, Digest, Output, Rebuild, Request, RunError, Runtime, StoreError, Value};
+use preheat::{Builder, Digest, Engine, Output, Rebuild, Request, RunError, Runtime, StoreError, Value};
 use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::Descriptor;
@@ -48,7 +48,7 @@ fn a_running_image_whose_compiler_is_revoked_runs_no_more() {
     assert!(runtime.enforce(&home.library().trust().unwrap()).is_empty());
 
     let trusting = home.library().trust().unwrap();
-    revoke_by_hand(&home, |revoked| assert!(revoked.build_ids.insert(BUILD_ID.into())));
+    revoke_by_hand(&home, |revoked| assert!(revoked.build_ids.insert(Engine::Wasmtime.build_id().into())));
     assert_eq!(instance.call("one", &[]).unwrap(), [Value::I32(1)], "nobody has told the runtime yet");
     let refused = runtime.enforce(&home.library().trust().unwrap());
     assert!(refused.iter().all(|error| matches!(error, StoreError::Refused { refusal: Refusal::RevokedBuild(_), .. })));
@@ -187,8 +187,20 @@ fn a_root_from_the_ceremony_to_a_revocation_on_another_machine() {
     assert_eq!(node.ok(["run", &image]), "hi");
 
     // The compiler had a bug.
-    let revoke =
-        ["root", "revoke", "--root", "2.root", "--list", "1.list", "--build-id", BUILD_ID, "--reason", "miscompiles", "--out", "2.list"];
+    let revoke = [
+        "root",
+        "revoke",
+        "--root",
+        "2.root",
+        "--list",
+        "1.list",
+        "--build-id",
+        Engine::Wasmtime.build_id(),
+        "--reason",
+        "miscompiles",
+        "--out",
+        "2.list",
+    ];
     operator.ok(revoke.into_iter().chain(["--key", "oncall.json"]));
     node.ok(["trust", "import", &file("2.list")]);
     node.run(["run", &image]).assert_fails(122, "is revoked");

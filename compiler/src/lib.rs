@@ -1,8 +1,8 @@
 //! Preheat's compiler: WebAssembly to machine code, in code objects of the native engine.
 //!
-//! [`Compiler::compile`] reads a core module, translates each function to Cranelift's intermediate language (CLIF), has Cranelift make
-//! machine code of it, and links everything into a file that a loader maps as it is ([`preheat_image::native`]). What the code expects of
-//! the runtime that calls it is in [`preheat_image::abi`].
+//! [`Compiler::compile`] reads a core module, translates each function to Cranelift's intermediate language (CLIF), has Cranelift make machine
+//! code of it, and links everything into a file that a loader maps as it is ([`preheat_image::native`]). What the code expects of the
+//! runtime that calls it is in [`preheat_image::abi`].
 //!
 //! | file | what it does |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | `codegen`, `parallel` | CLIF to bytes, on several threads |
 //! | `segments` | initial memories and tables |
 //! | `link` | everything to a code object |
+//! | `key` | everything that can change a code object |
 //!
 //! The same bytes and options give the same code object, however many threads take part.
 
@@ -23,6 +24,7 @@ mod constants;
 mod error;
 mod features;
 mod helpers;
+mod key;
 mod link;
 mod module;
 mod parallel;
@@ -33,11 +35,10 @@ mod trampolines;
 mod translate;
 
 pub use error::CompileError;
+pub use key::{BUILD_ID, COMPILER, ENGINE, FEATURES, TARGET};
 
 use cranelift_codegen::isa::OwnedTargetIsa;
-use preheat_image::key::field;
-use preheat_image::statement::Kind;
-use preheat_image::{CpuLevel, Digest, KeyFields};
+use preheat_image::{CpuLevel, Digest};
 use std::num::NonZeroUsize;
 
 /// How hard to optimise.
@@ -95,21 +96,6 @@ impl CompileOptions {
     }
 }
 
-/// The engine that runs the code, by its name in manifests and keys.
-pub const ENGINE: &str = "native";
-/// The target for which it compiles.
-pub const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Digest over everything that went into this build of the compiler: its sources, its packages with their checksums, the Rust compiler.
-pub const BUILD_ID: &str = env!("PREHEAT_COMPILER_BUILD_ID");
-/// Which Wasm it takes, as text for build keys.
-const FEATURES: &str = "Wasm 2.0, extended constants, tail calls, multiple memories, relaxed SIMD, exceptions";
-
-/// The compiler with its full version.
-#[must_use]
-pub fn version() -> String {
-    format!("preheat {}, cranelift {}", env!("CARGO_PKG_VERSION"), cranelift_codegen::VERSION)
-}
-
 /// A compiler for one set of options.
 pub struct Compiler {
     options: CompileOptions,
@@ -129,30 +115,6 @@ impl Compiler {
     #[must_use]
     pub fn options(&self) -> &CompileOptions {
         &self.options
-    }
-
-    /// Everything that can change the code object of the Wasm bytes `source`.
-    #[must_use]
-    pub fn key_fields(&self, source: &Digest) -> KeyFields {
-        KeyFields::new()
-            .with(field::KIND, Kind::CodeObject.name())
-            .with(field::SOURCE, source)
-            .with(field::ENGINE, ENGINE)
-            .with(field::TARGET, TARGET)
-            .with(field::CPU, self.options.cpu)
-            .with(field::COMPILER, version())
-            .with(field::BUILD_ID, BUILD_ID)
-            .with(field::FEATURES, FEATURES)
-            .with(field::OPTIONS, self.options.to_key_text())
-            .with(field::OPTIONS_DIGEST, self.flags_digest())
-            .with(field::PROFILE, "")
-    }
-
-    /// Digest over Cranelift's own flags, but that of the verifier, which changes no code.
-    fn flags_digest(&self) -> Digest {
-        let flags = self.isa.flags().to_string();
-        let flags: Vec<&str> = flags.lines().filter(|line| !line.starts_with("enable_verifier")).collect();
-        Digest::of(flags.join("\n").as_bytes())
     }
 
     /// Compiles the core module `wasm` into a code object under the build key `key`.
@@ -188,25 +150,4 @@ impl Compiler {
 fn body_range(body: &wasmparser::FunctionBody<'_>) -> Result<(u32, u32), CompileError> {
     let range = body.range();
     Ok((module::narrow(range.start, "the module")?, module::narrow(range.len(), "a function body")?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_changes_code_changes_the_key_and_nothing_else_does() {
-        let base = CompileOptions::new(CpuLevel::V2);
-        let key = |options| Compiler::new(options).unwrap().key_fields(&Digest::of(b"wasm"));
-        let differing = |options| {
-            let (before, after) = (key(base), key(options));
-            before.differences(&after).iter().map(|(name, ..)| (*name).to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(differing(CompileOptions { threads: NonZeroUsize::new(3), ..base }), Vec::<String>::new());
-        assert_eq!(differing(CompileOptions { verify: true, ..base }), Vec::<String>::new());
-        assert_eq!(differing(CompileOptions { cpu: CpuLevel::V3, ..base }), ["cpu"]);
-        assert_eq!(differing(CompileOptions { optimize: Optimize::Size, ..base }), ["options", "options-digest"]);
-        assert_eq!(differing(CompileOptions { interruptible: false, ..base }), ["options"]);
-        assert_eq!(differing(CompileOptions { address_map: false, ..base }), ["options"]);
-    }
 }

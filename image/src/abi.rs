@@ -773,6 +773,27 @@ impl ValueType {
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|ty| ty.number() == number)
     }
+
+    /// Its name in the text format.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::V128 => "v128",
+            Self::FuncRef => "funcref",
+            Self::ExternRef => "externref",
+            Self::ExnRef => "exnref",
+        }
+    }
+
+    /// Whether values of it are references, not numbers or vectors.
+    #[must_use]
+    pub const fn is_reference(self) -> bool {
+        matches!(self, Self::FuncRef | Self::ExternRef | Self::ExnRef)
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub mod field {
     pub const SOURCE: &str = "source";
     /// The engine that runs the code.
     pub const ENGINE: &str = "engine";
+    /// Why an image is for this engine and not for the one that would have been preferred.
+    pub const ENGINE_REASON: &str = "engine-reason";
     /// The target triple.
     pub const TARGET: &str = "target";
     /// The CPU level.

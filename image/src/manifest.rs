@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most bytes that a manifest may have.
 pub const MAX_SIZE: usize = 1024 * 1024;
 
+/// The annotation of an image that says, for people, why it is for its engine and not for the one that would have been preferred.
+pub const ENGINE_REASON: &str = "engine-reason";
+
 const FORMAT: &str = "image manifest";
 const VERSION: u32 = 1;
 

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 Examples:
   preheat build app.wasm
   preheat build app.wasm --tag team/app:v1 --cpu v2,v3,v4
+  preheat build app.wasm --engine auto                the native engine where it can, and the reason where it can't
   preheat build app.wasm --env LANG=C -- --serve      arguments that every run gets first")]
 pub(crate) struct Build {
     /// Wasm module or component, binary or text
@@ -58,6 +59,9 @@ impl Build {
             ui::print_json(&report);
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some(reason) = &built.engine_reason {
+            eprintln!("{}: {reason}", built.engine.map_or("", preheat::Engine::name));
+        }
         for code in &built.code {
             let how = code.compiled_in.map_or_else(|| "already there".into(), |took| format!("compiled in {}", ui::time(took)));
             eprintln!("{}  {:>8}  {how}", code.cpu, ui::bytes(code.size));
@@ -86,5 +90,13 @@ pub(super) fn report(built: &Built) -> serde_json::Value {
             })
         })
         .collect();
-    json!({ "image": built.digest, "key": built.key, "cached": built.cached, "compiled": built.compiled(), "code": code })
+    json!({
+        "image": built.digest,
+        "key": built.key,
+        "cached": built.cached,
+        "engine": built.engine.map(preheat::Engine::name),
+        "engineReason": built.engine_reason,
+        "compiled": built.compiled(),
+        "code": code,
+    })
 }

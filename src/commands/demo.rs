@@ -2,7 +2,7 @@ use super::bench::preheat::{InProcess, Start, fresh_process};
 use crate::ui;
 use anyhow::Context as _;
 use clap::Args;
-use preheat::{Builder, Home};
+use preheat::{Builder, Engine, Home};
 use preheat_bench::harness::{self, Cell, PageCache, Plan, System};
 use preheat_bench::peers::wasmtime::{ByHand, Options, Start as ByHandStart};
 use preheat_bench::workload::Workload;
@@ -49,9 +49,9 @@ impl Demo {
         // One after the other: compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
         let mut systems: [Box<dyn System>; 4] = [
             Box::new(ByHand::new(ByHandStart::Jit, Options::Default, dir.path())?),
-            Box::new(InProcess::new(Start::Stored, &home)?),
-            Box::new(InProcess::new(Start::Loaded, &home)?),
-            fresh_process(&home)?,
+            Box::new(InProcess::new(Start::Stored, Engine::Wasmtime, &home)?),
+            Box::new(InProcess::new(Start::Loaded, Engine::Wasmtime, &home)?),
+            fresh_process(Engine::Wasmtime, &home)?,
         ];
         let run = |system| harness::run("demo", &workload, std::slice::from_mut(system), &PLAN, &mut |_, _| {});
         let cells: Vec<Cell> = systems.iter_mut().flat_map(run).collect();

@@ -1,7 +1,7 @@
 use super::Global;
 use crate::{exit, ui};
 use clap::Args;
-use preheat::{CpuLevel, ENGINE, TARGET};
+use preheat::{CpuLevel, DEFAULT_ENGINE, Engine, EngineChoice, TARGET};
 use rustix::process::Resource;
 use serde_json::json;
 use std::path::Path;
@@ -55,11 +55,20 @@ impl Doctor {
                     json!({ "check": check.name, "state": state, "found": check.found, "advice": check.advice })
                 })
                 .collect();
-            ui::print_json(
-                &json!({ "engine": ENGINE, "target": TARGET, "compiler": preheat::COMPILER, "buildId": preheat::BUILD_ID, "checks": rows }),
-            );
+            let engines =
+                Engine::ALL.map(|engine| json!({ "engine": engine.name(), "compiler": engine.compiler(), "buildId": engine.build_id() }));
+            let default = match DEFAULT_ENGINE {
+                EngineChoice::Only(engine) => engine,
+                EngineChoice::Auto => Engine::ALL[0],
+            };
+            ui::print_json(&json!({
+                "engine": default.name(), "target": TARGET, "compiler": default.compiler(), "buildId": default.build_id(),
+                "engines": engines, "checks": rows,
+            }));
         } else {
-            ui::say!("{} (build {})", preheat::COMPILER, &preheat::BUILD_ID[..12]);
+            for engine in Engine::ALL {
+                ui::say!("{} (build {})", engine.compiler(), &engine.build_id()[..12]);
+            }
             let mark = |state| match state {
                 State::Good => "ok",
                 State::Slower => "slower",

@@ -55,6 +55,9 @@ impl Inspect {
                 ui::say!("env       {}={}", name.escape_debug(), value.escape_debug());
             }
         }
+        if let Some(reason) = manifest.annotations.get(preheat::manifest::ENGINE_REASON) {
+            ui::say!("engine    not native: {}", reason.escape_debug());
+        }
         for artefact in &manifest.artefacts {
             let place =
                 artefact.variant.as_ref().map(|variant| format!("{} {} ", variant.engine.escape_debug(), variant.cpu)).unwrap_or_default();

@@ -26,7 +26,7 @@ mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use preheat::remote::{BuildCache, Remote, Settings};
-use preheat::{CpuLevel, Home, Optimize};
+use preheat::{CpuLevel, EngineChoice, Home, Optimize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -143,9 +143,9 @@ pub(crate) struct BuildOptions {
     /// CPU levels to compile for, of v1, v2, v3, v4 [default: v2,v3]
     #[arg(long, value_delimiter = ',', value_name = "LEVELS")]
     cpu: Vec<CpuLevel>,
-    /// Engine that runs the code
-    #[arg(long, value_enum, default_value_t = Engine::Wasmtime)]
-    engine: Engine,
+    /// Engine that runs the code; auto: native where it can, else wasmtime
+    #[arg(long, default_value_t = preheat::DEFAULT_ENGINE, value_name = "auto|native|wasmtime", hide_possible_values = true)]
+    engine: EngineChoice,
     /// How hard to optimise
     #[arg(long, value_enum, default_value_t = OptimizeArg::Speed)]
     optimize: OptimizeArg,
@@ -158,11 +158,6 @@ pub(crate) struct BuildOptions {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Engine {
-    Wasmtime,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
 enum OptimizeArg {
     Speed,
     Size,
@@ -171,14 +166,13 @@ enum OptimizeArg {
 
 impl BuildOptions {
     fn apply(&self, builder: preheat::Builder) -> preheat::Builder {
-        let Engine::Wasmtime = self.engine;
         let levels = if self.cpu.is_empty() { preheat::DEFAULT_LEVELS.to_vec() } else { self.cpu.clone() };
         let optimize = match self.optimize {
             OptimizeArg::Speed => Optimize::Speed,
             OptimizeArg::Size => Optimize::Size,
             OptimizeArg::None => Optimize::None,
         };
-        builder.levels(levels).optimize(optimize).namespace(&self.namespace)
+        builder.levels(levels).engine(self.engine).optimize(optimize).namespace(&self.namespace)
     }
 }
 

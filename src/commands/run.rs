@@ -136,7 +136,7 @@ impl Run {
             });
             eprintln!("{report}");
         }
-        Ok(exit_code(code))
+        Ok(ExitCode::from(exit::of_guest(code)))
     }
 
     /// The Wasm file that is meant, if a file is meant: it is there, or is written like one.
@@ -246,9 +246,4 @@ fn watch(timeout: Duration) {
         let _ = exit::report(&RunError::Timeout(timeout).into());
         std::process::exit(i32::from(exit::TIMEOUT));
     });
-}
-
-/// Exit codes have eight bits; a guest's that has more must not look like success.
-fn exit_code(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

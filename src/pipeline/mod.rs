@@ -1,22 +1,25 @@
 //! Building: from Wasm to a signed image in the store, compiling only what is not there yet.
 
+mod engine;
 mod rebuild;
 mod wasm;
 
+pub use engine::{DEFAULT_ENGINE, Engine, EngineChoice};
 pub use rebuild::{Rebuild, Rebuilt, source_digest};
 pub(crate) use wasm::interface;
 
 use crate::remote::BuildCache;
+use engine::{CompileError, Compiler};
 use preheat_image::key::field;
 use preheat_image::keys::Signer;
-use preheat_image::manifest::{Artefact, Descriptor, Function, Variant};
+use preheat_image::manifest::{Artefact, Descriptor, ENGINE_REASON, Function, Variant};
 use preheat_image::reference::DEFAULT_NAMESPACE;
 use preheat_image::statement::{Envelope, Kind};
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Reference, Statement, chunks, media};
 use preheat_loader::store::SourceFile;
 use preheat_loader::{Home, Store, StoreError, TrustPolicy};
-use preheat_wasmtime::compile::{CompileOptions, Compiler, Optimize};
-use preheat_wasmtime::{BUILD_ID, COMPILER, ENGINE, TARGET};
+use preheat_wasmtime::TARGET;
+use preheat_wasmtime::compile::Optimize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
@@ -47,6 +50,14 @@ pub enum BuildError {
         /// What is wrong with it.
         what: String,
     },
+    /// The Wasm is valid, but the engine that was asked for can't run it.
+    #[error("{name}: {what}; another engine may: `--engine auto` finds out")]
+    Unsupported {
+        /// The file or the name given.
+        name: String,
+        /// What the engine lacks.
+        what: String,
+    },
     /// The store can't do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -64,6 +75,10 @@ pub struct Built {
     pub key: Digest,
     /// Whether the whole image was there already.
     pub cached: bool,
+    /// The engine that runs it; an image of other artefacts than Wasm has none.
+    pub engine: Option<Engine>,
+    /// Why it is not for the engine that would have been preferred.
+    pub engine_reason: Option<String>,
     /// Its code objects, lowest CPU level first.
     pub code: Vec<BuiltCode>,
 }
@@ -100,6 +115,7 @@ pub struct Builder {
     policy: TrustPolicy,
     namespace: String,
     levels: Vec<CpuLevel>,
+    engine: EngineChoice,
     optimize: Optimize,
     args: Vec<String>,
     env: BTreeMap<String, String>,
@@ -130,6 +146,7 @@ impl Builder {
             policy: home.trust()?,
             namespace: DEFAULT_NAMESPACE.to_owned(),
             levels: DEFAULT_LEVELS.to_vec(),
+            engine: DEFAULT_ENGINE,
             optimize: Optimize::default(),
             args: Vec::new(),
             env: BTreeMap::new(),
@@ -145,6 +162,12 @@ impl Builder {
         self.levels = levels.into_iter().collect();
         self.levels.sort();
         self.levels.dedup();
+        self
+    }
+
+    /// The engine for which to compile.
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
         self
     }
 
@@ -256,7 +279,7 @@ impl Builder {
         let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
         self.name(&digest)?;
         publication.finish()?;
-        Ok(Built { digest, key: fields.key(), cached: false, code: Vec::new() })
+        Ok(Built { digest, key: fields.key(), cached: false, engine: None, engine_reason: None, code: Vec::new() })
     }
 
     /// Everything but the source file that decides which image comes out.
@@ -271,8 +294,9 @@ impl Builder {
             .with("source", self.keep_source)
             .with(field::ARGS, json(&self.args))
             .with(field::ENV, json(&self.env))
-            .with(field::COMPILER, COMPILER)
-            .with(field::BUILD_ID, BUILD_ID);
+            .with(field::ENGINE, self.engine)
+            .with(field::COMPILER, json(&Engine::ALL.map(Engine::compiler)))
+            .with(field::BUILD_ID, json(&Engine::ALL.map(Engine::build_id)));
         fields.key()
     }
 
@@ -291,21 +315,44 @@ impl Builder {
         if !Reference::is_namespace(&self.namespace) {
             return Err(BuildError::Usage(format!("`{}` can't be a namespace", self.namespace)));
         }
+        let source = wasm::read(bytes).map_err(|what| BuildError::Input { name: shown.to_owned(), what })?;
+        match self.engine {
+            EngineChoice::Only(Engine::Native) if source.kind.is_component() => {
+                Err(BuildError::Unsupported { name: shown.to_owned(), what: NO_COMPONENTS.into() })
+            }
+            EngineChoice::Only(engine) => self.build_for(engine, None, name, shown, &source),
+            EngineChoice::Auto if source.kind.is_component() => {
+                self.build_for(Engine::Wasmtime, Some(NO_COMPONENTS.into()), name, shown, &source)
+            }
+            EngineChoice::Auto => match self.build_for(Engine::Native, None, name, shown, &source) {
+                Err(BuildError::Unsupported { what, .. }) => self.build_for(Engine::Wasmtime, Some(what), name, shown, &source),
+                built => built,
+            },
+        }
+    }
+
+    /// Builds an image for one engine; `reason` is why it is this one and not the one that is preferred.
+    fn build_for(
+        &self,
+        engine: Engine,
+        reason: Option<String>,
+        name: &str,
+        shown: &str,
+        source: &wasm::Source<'_>,
+    ) -> Result<Built, BuildError> {
         let input = |what: String| BuildError::Input { name: shown.to_owned(), what };
-        let source = wasm::read(bytes).map_err(input)?;
         let descriptor = Descriptor::of(media::WASM, &source.wasm);
 
         let mut code_keys = BTreeMap::new();
         let mut compilers = Vec::new();
         for cpu in &self.levels {
-            let compiler =
-                Compiler::new(CompileOptions { cpu: *cpu, optimize: self.optimize }).map_err(|error| input(error.to_string()))?;
+            let compiler = Compiler::new(engine, *cpu, self.optimize).map_err(input)?;
             let fields = compiler.key_fields(&descriptor.digest);
             code_keys.insert(cpu.name(), fields.key().to_string());
             compilers.push((*cpu, compiler, fields));
         }
         let function = Function { kind: source.kind, name: name.to_owned(), args: self.args.clone(), env: self.env.clone() };
-        let fields = self.image_fields(&function, &descriptor, &code_keys);
+        let fields = self.image_fields(engine, reason.as_deref(), &function, &descriptor, &code_keys);
         let key = fields.key();
         if !self.anew
             && let Some(built) = self.find_key(&key)?
@@ -327,7 +374,11 @@ impl Builder {
                 Some(outputs) => Object::Found(outputs),
                 None => {
                     let started = Instant::now();
-                    let code = compiler.compile(&source.wasm, source.kind.is_component()).map_err(|error| input(error.to_string()))?;
+                    let code = compiler.compile(&source.wasm, source.kind.is_component(), fields.key());
+                    let code = code.map_err(|error| match error {
+                        CompileError::Unsupported(what) => BuildError::Unsupported { name: shown.to_owned(), what },
+                        CompileError::Other(what) => input(what),
+                    })?;
                     Object::Compiled(code, started.elapsed())
                 }
             };
@@ -339,11 +390,11 @@ impl Builder {
         let mut code = Vec::new();
         for (cpu, fields, object) in objects {
             let key = fields.key();
-            let variant = Variant { engine: ENGINE.to_owned(), target: TARGET.to_owned(), cpu, key };
+            let variant = Variant { engine: engine.name().to_owned(), target: TARGET.to_owned(), cpu, key };
             let (mut artefact, compiled_in) = match object {
                 Object::Found(outputs) => (found_code(outputs)?, None),
                 Object::Compiled(code, took) => {
-                    let artefact = self.put_large(&mut publication, media::CODE_WASMTIME, &code)?;
+                    let artefact = self.put_large(&mut publication, engine.media_type(), &code)?;
                     let outputs = [Some(artefact.descriptor()), artefact.chunks.clone()].into_iter().flatten().collect();
                     let statement = Statement::new(Kind::CodeObject, &self.namespace, fields, outputs);
                     publication.add_statement(&sign(statement, &*signer)?, &signer.public())?;
@@ -357,25 +408,34 @@ impl Builder {
         if self.keep_source {
             artefacts.push(self.put_large(&mut publication, media::WASM, &source.wasm)?);
         }
-        let manifest = Manifest::new(Some(descriptor), Some(function), artefacts);
+        let mut manifest = Manifest::new(Some(descriptor), Some(function), artefacts);
+        manifest.annotations.extend(reason.clone().map(|reason| (ENGINE_REASON.to_owned(), reason)));
         let digest = self.publish_image(&mut publication, &*signer, fields, &manifest)?;
         // Before the publication ends, so that no collection comes between the image and its names.
         self.name(&digest)?;
         publication.finish()?;
-        Ok(Built { digest, key, cached: false, code })
+        Ok(Built { digest, key, cached: false, engine: Some(engine), engine_reason: reason, code })
     }
 
     fn name(&self, digest: &Digest) -> Result<(), BuildError> {
         self.tags.iter().try_for_each(|tag| self.store.tag(tag, digest)).map_err(Into::into)
     }
 
-    fn image_fields(&self, function: &Function, source: &Descriptor, code: &BTreeMap<&str, String>) -> KeyFields {
+    fn image_fields(
+        &self,
+        engine: Engine,
+        reason: Option<&str>,
+        function: &Function,
+        source: &Descriptor,
+        code: &BTreeMap<&str, String>,
+    ) -> KeyFields {
         KeyFields::new()
             .with(field::KIND, Kind::Image.name())
             .with(field::SOURCE, source.digest)
-            .with(field::ENGINE, ENGINE)
-            .with(field::COMPILER, COMPILER)
-            .with(field::BUILD_ID, BUILD_ID)
+            .with(field::ENGINE, engine.name())
+            .with(field::ENGINE_REASON, reason.unwrap_or_default())
+            .with(field::COMPILER, engine.compiler())
+            .with(field::BUILD_ID, engine.build_id())
             .with(field::FUNCTION, json(&(function.kind.name(), &function.name)))
             .with(field::ARGS, json(&function.args))
             .with(field::ENV, json(&function.env))
@@ -456,8 +516,23 @@ impl Builder {
             size: artefact.size,
             compiled_in: None,
         };
-        Ok(Some(Built { digest: *digest, key: image.statement().key, cached: true, code: manifest.code().map(code).collect() }))
+        Ok(Some(Built {
+            digest: *digest,
+            key: image.statement().key,
+            cached: true,
+            engine: engine_of(manifest),
+            engine_reason: manifest.annotations.get(ENGINE_REASON).cloned(),
+            code: manifest.code().map(code).collect(),
+        }))
     }
+}
+
+/// What `auto` says of components.
+const NO_COMPONENTS: &str = "the native engine does not support components";
+
+/// The engine that runs an image.
+pub(crate) fn engine_of(manifest: &Manifest) -> Option<Engine> {
+    Engine::ALL.into_iter().find(|engine| manifest.code().any(|(_, variant)| variant.engine == engine.name()))
 }
 
 /// The artefact that a statement about a code object speaks of, with its chunk list if it has one.
@@ -491,7 +566,13 @@ mod tests {
         let home = Home::at(dir.path());
         let key = |builder: Builder, kind, name: &str, source: &[u8], code: &str| {
             let function = Function { kind, name: name.into(), args: builder.args.clone(), env: builder.env.clone() };
-            builder.image_fields(&function, &Descriptor::of(media::WASM, source), &BTreeMap::from([("x86-64-v2", code.to_owned())]))
+            builder.image_fields(
+                Engine::Wasmtime,
+                None,
+                &function,
+                &Descriptor::of(media::WASM, source),
+                &BTreeMap::from([("x86-64-v2", code.to_owned())]),
+            )
         };
         let new = || Builder::new(&home).unwrap();
         let command = FunctionKind::Command;
@@ -508,5 +589,13 @@ mod tests {
             assert_ne!(base.key(), other.key());
             assert_eq!(base.differences(&other).iter().map(|(name, ..)| *name).collect::<Vec<_>>(), [field]);
         }
+        let of_engine = |engine, reason| {
+            let function = Function { kind: command, name: "a".into(), args: Vec::new(), env: BTreeMap::new() };
+            let code = BTreeMap::from([("x86-64-v2", "k".to_owned())]);
+            new().image_fields(engine, reason, &function, &Descriptor::of(media::WASM, b"wasm"), &code)
+        };
+        let differing = |other: KeyFields| base.differences(&other).iter().map(|(name, ..)| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(differing(of_engine(Engine::Native, None)), [field::BUILD_ID, field::COMPILER, field::ENGINE]);
+        assert_eq!(differing(of_engine(Engine::Wasmtime, Some("why"))), [field::ENGINE_REASON]);
     }
 }

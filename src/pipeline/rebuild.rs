@@ -1,8 +1,9 @@
 //! Building again what is revoked or whose builder's time is over, from what the store knows about how it was built.
 
-use super::{BuildError, Builder, Built, wasm};
+use super::{BuildError, Builder, Built, DEFAULT_ENGINE, Engine, EngineChoice, engine_of, wasm};
 use preheat_image::key::field;
 use preheat_image::keys::KeyId;
+use preheat_image::manifest::ENGINE_REASON;
 use preheat_image::reference::LOCAL_HOST;
 use preheat_image::statement::{Envelope, Kind};
 use preheat_image::{Digest, Manifest, Reference, media};
@@ -10,7 +11,6 @@ use preheat_loader::store::{Affected, Audit};
 use preheat_loader::trust::{self, Refusal};
 use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy};
 use preheat_wasmtime::compile::Optimize;
-use preheat_wasmtime::{BUILD_ID, ENGINE};
 use std::collections::BTreeMap;
 
 /// Rebuilds affected images of a home with this compiler and the home's present key.
@@ -82,7 +82,11 @@ impl Rebuild {
     /// # Errors
     /// Why not, in words.
     pub fn check(&self, affected: &Affected) -> Result<(), String> {
-        if self.policy.revokes_build(BUILD_ID) {
+        let engines = match self.manifest(&affected.digest).ok().as_ref().and_then(engine_of) {
+            Some(engine) => vec![engine],
+            None => Engine::ALL.to_vec(),
+        };
+        if engines.iter().any(|engine| self.policy.revokes_build(engine.build_id())) {
             return Err("this preheat is a revoked build itself; update it".into());
         }
         if affected.kind != Kind::Image {
@@ -142,9 +146,16 @@ impl Rebuild {
         let record = self.store.entry(&old)?.ok_or(StoreError::Missing(old))?;
         let signed = record.statements.iter().find(|signed| signed.kind == Kind::Image && signed.covers(&old));
         let namespace = signed.ok_or(StoreError::Missing(old))?.namespace.clone();
+        // An image that `auto` gave to wasmtime has a reason, and a newer compiler may do without it.
+        let engine = match engine_of(&manifest) {
+            _ if manifest.annotations.contains_key(ENGINE_REASON) => EngineChoice::Auto,
+            Some(engine) => EngineChoice::Only(engine),
+            None => DEFAULT_ENGINE,
+        };
         let mut builder = Builder::new(&self.home)?
             .namespace(namespace)
-            .levels(manifest.code().filter(|(_, variant)| variant.engine == ENGINE).map(|(_, variant)| variant.cpu))
+            .engine(engine)
+            .levels(manifest.code().map(|(_, variant)| variant.cpu))
             .optimize(self.optimize(&manifest))
             .args(function.args)
             .keep_source(manifest.artefacts.iter().any(|artefact| artefact.media_type == media::WASM));

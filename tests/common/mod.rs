@@ -114,6 +114,11 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
+    /// Asserts that the command line was not understood.
+    pub(crate) fn assert_usage(&self) {
+        assert_eq!(self.code, Some(2), "{self:?}");
+    }
+
     /// Asserts that the command failed as it should: with this code, one clear message, and no panic.
     pub(crate) fn assert_fails(&self, code: u8, message: &str) {
         assert_eq!(self.code, Some(i32::from(code)), "{self:?}");

@@ -19,6 +19,8 @@ pub enum Start {
     Precompiled,
     /// Only running: the module is loaded.
     Loaded,
+    /// Only compiling the Wasm bytes. Then they run, so that the output can be checked.
+    Compile,
 }
 
 /// Which options the engine has.
@@ -136,6 +138,7 @@ impl System for ByHand {
             Start::Jit => "wasmtime JIT",
             Start::Precompiled => "wasmtime precompiled",
             Start::Loaded => "wasmtime loaded",
+            Start::Compile => "wasmtime compile",
         };
         match self.options {
             Options::Default => name.to_owned(),
@@ -166,12 +169,20 @@ impl System for ByHand {
         let started = Instant::now();
         let code = match self.start {
             Start::Jit => self.compile(&program.wasm, program.is_component)?,
+            Start::Compile => {
+                let engine = &self.engine;
+                let wasm = &program.wasm;
+                let code = if program.is_component { engine.precompile_component(wasm) } else { engine.precompile_module(wasm) };
+                drop(code.map_err(failed)?);
+                program.loaded.clone()
+            }
             Start::Precompiled => self.map(&program.file, program.is_component)?,
             Start::Loaded => program.loaded.clone(),
         };
+        let prepared = started.elapsed();
         let (exit, output) = self.call(&code, program, workload)?;
         // Letting go of the module is not part of answering.
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = if self.start == Start::Compile { prepared } else { started.elapsed() }.as_secs_f64();
         Ok(Sample { seconds, exit, output })
     }
 

@@ -40,6 +40,21 @@ impl Func {
         Self(Kind::Host(Arc::new(HostFunc::dynamic(ty, function))))
     }
 
+    /// A host function over slots, for stores with data of type `T`: it finds its parameters in the first slots, each in the slot's first
+    /// bytes, with the rest of any value, and leaves its results there. A call allocates nothing.
+    ///
+    /// # Errors
+    /// When its type has references: what is in a slot is not checked.
+    pub fn over_slots<T: 'static>(
+        ty: FuncType,
+        function: impl Fn(&mut crate::Caller<'_, T>, &mut [u128]) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        if let Some(reference) = ty.params().iter().chain(ty.results()).find(|ty| ty.is_reference()) {
+            return Err(Error::Type(format!("a function over slots can't have values of type {}", crate::types::name(*reference))));
+        }
+        Ok(Self(Kind::Host(Arc::new(HostFunc::over_slots(ty, function)))))
+    }
+
     /// Its type.
     ///
     /// # Errors

@@ -58,6 +58,17 @@ impl HostFunc {
         Self { type_id: ty.id(), slots, data: TypeId::of::<T>(), ty, closure }
     }
 
+    /// From a closure over slots. The function's type has only numbers.
+    pub(crate) fn over_slots<T: 'static>(
+        ty: FuncType,
+        function: impl Fn(&mut Caller<'_, T>, &mut [Slot]) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Self {
+        let closure = move |store: StorePointer, instance: Option<u32>, values: &mut [Slot]| {
+            function(&mut Caller { store, instance, data: PhantomData }, values)
+        };
+        Self::from_closure::<T>(ty, Box::new(closure))
+    }
+
     /// From a closure over values of any types. Those that it returns must be of the results' types.
     pub(crate) fn dynamic<T: 'static>(
         ty: FuncType,

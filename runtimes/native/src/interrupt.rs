@@ -23,6 +23,8 @@ struct State {
     // The number of the call that is going on; none is 0.
     call: u64,
     calls: u64,
+    // Whether no call shall go on any more.
+    cancelled: bool,
 }
 
 impl Interrupt {
@@ -44,7 +46,16 @@ impl Interrupt {
         let mut state = self.state();
         state.calls += 1;
         state.call = state.calls;
+        if state.cancelled && !self.fired.swap(true, Ordering::Relaxed) {
+            state.pages.iter().for_each(stop);
+        }
         state.call
+    }
+
+    /// Stops the call that is going on, if there is one, and each that begins later.
+    pub(crate) fn cancel(&self) {
+        self.state().cancelled = true;
+        self.fire(None);
     }
 
     /// The call ends; the pages are accessible again.
@@ -95,6 +106,11 @@ impl InterruptHandle {
     #[must_use = "a call that has not begun is not stopped"]
     pub fn interrupt(&self) -> bool {
         self.0.fire(None)
+    }
+
+    /// Stops the call that is going on, and each later one of the store as soon as it begins: for who does not know whether it has begun.
+    pub fn cancel(&self) {
+        self.0.cancel();
     }
 }
 

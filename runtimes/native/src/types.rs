@@ -59,16 +59,7 @@ impl fmt::Display for FuncType {
 
 /// The name of a value type in the text format.
 pub(crate) fn name(ty: ValueType) -> &'static str {
-    match ty {
-        ValueType::I32 => "i32",
-        ValueType::I64 => "i64",
-        ValueType::F32 => "f32",
-        ValueType::F64 => "f64",
-        ValueType::V128 => "v128",
-        ValueType::FuncRef => "funcref",
-        ValueType::ExternRef => "externref",
-        ValueType::ExnRef => "exnref",
-    }
+    ty.name()
 }
 
 /// A memory's size in Wasm pages at first, and the most that it can have.

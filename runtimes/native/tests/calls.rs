@@ -203,3 +203,40 @@ fn imports_that_do_not_fit_are_refused() {
     }
     assert!(Linker::<u8>::new().define("a", "f", Extern::Func(Func::wrap(|_: Caller<'_, ()>, _: i32| ()))).is_err());
 }
+
+#[test]
+fn a_host_function_over_slots_reads_and_writes_numbers_only() {
+    let engine = engine();
+    let module = module(
+        &engine,
+        r#"(module
+            (import "host" "mix" (func $mix (param i32 i64 f64) (result i64 i32)))
+            (func (export "run") (param i32 i64 f64) (result i64 i32) (call $mix (local.get 0) (local.get 1) (local.get 2))))"#,
+    );
+    let ty = FuncType::new([ValueType::I32, ValueType::I64, ValueType::F64], [ValueType::I64, ValueType::I32]);
+    let mix = Func::over_slots(ty, |caller: &mut Caller<'_, u32>, slots| {
+        assert_eq!(slots.len(), 3);
+        *caller.data_mut() += 1;
+        let (a, b) = (slots[0] as u32, slots[1] as u64);
+        if b == 0 {
+            return Err(Error::host("nothing"));
+        }
+        assert_eq!(f64::from_bits(slots[2] as u64), 0.5);
+        slots[0] = u128::from(b);
+        slots[1] = u128::from(a);
+        Ok(())
+    });
+    let mut linker = Linker::<u32>::new();
+    linker.define("host", "mix", Extern::Func(mix.unwrap())).unwrap();
+    let mut store = Store::new(&engine, 0).unwrap();
+    let instance = linker.instantiate(&mut store, &module).unwrap();
+    let run = instance.typed_func::<(i32, i64, f64), (i64, i32)>(&store, "run").unwrap();
+    assert_eq!(run.call(&mut store, (-7, 1 << 40, 0.5)).unwrap(), (1 << 40, -7));
+    assert!(matches!(run.call(&mut store, (1, 0, 0.5)), Err(Error::Host(_))));
+    assert_eq!(*store.data(), 2);
+    // A slot could hold any address.
+    for ty in [ValueType::FuncRef, ValueType::ExternRef, ValueType::ExnRef] {
+        assert!(Func::over_slots(FuncType::new([ty], []), |_: &mut Caller<'_, ()>, _| Ok(())).is_err());
+        assert!(Func::over_slots(FuncType::new([], [ty]), |_: &mut Caller<'_, ()>, _| Ok(())).is_err());
+    }
+}

@@ -601,6 +601,32 @@ fn other_threads_can_interrupt_and_only_a_running_call() {
 }
 
 #[test]
+fn a_cancelled_store_stops_the_call_that_is_going_on_and_each_later_one() {
+    let engine = engine();
+    for early in [false, true] {
+        let (mut store, instance) = looping(&engine);
+        let handle = store.interrupt_handle();
+        if early {
+            handle.cancel();
+        }
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(10));
+                handle.cancel();
+            });
+            instance.func(&store, "loop").unwrap().call(&mut store, &[])
+        });
+        assert_eq!(trap_of(result), TrapCode::Interrupt);
+        for _ in 0..3 {
+            assert_eq!(trap_of(instance.func(&store, "loop").unwrap().call(&mut store, &[])), TrapCode::Interrupt);
+        }
+    }
+    // Whoever gets its pages next is not stopped.
+    let (mut store, instance) = looping(&engine);
+    assert_eq!(instance.typed_func::<(), i32>(&store, "fine").unwrap().call(&mut store, ()).unwrap(), 7);
+}
+
+#[test]
 fn all_instances_of_a_store_are_interrupted() {
     let engine = engine();
     let mut store = Store::new(&engine, ()).unwrap();

@@ -133,6 +133,12 @@ pub struct OutputBuffer {
 }
 
 impl OutputBuffer {
+    /// A buffer over bytes that the embedder has too. A guest that would make them more than `max` gets an error.
+    #[must_use]
+    pub fn over(bytes: Arc<Mutex<Vec<u8>>>, max: usize) -> Self {
+        Self { max, bytes }
+    }
+
     /// A copy of what was written so far.
     #[must_use]
     pub fn contents(&self) -> Vec<u8> {

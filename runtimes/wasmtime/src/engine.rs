@@ -1,11 +1,12 @@
 //! The engine: what all images of a process share.
 
 use crate::config;
-use crate::error::RunError;
-use crate::host::HostFunction;
+use crate::error::cause;
+use crate::host;
 use crate::loaded::Loaded;
 use crate::state::State;
 use crate::ticker::{Ticker, Ticking};
+use preheat_call::{HostFunction, RunError};
 use preheat_image::manifest::Function;
 use preheat_loader::TrustedCode;
 use std::sync::{Arc, OnceLock};
@@ -85,7 +86,7 @@ impl WasmtimeEngine {
             Engine::new(&config)
         };
         let inner = Inner {
-            engine: configure().map_err(RunError::Instantiate)?,
+            engine: configure().map_err(|error| RunError::Instantiate(cause(error)))?,
             blocking: options.blocking,
             host_functions: options.host_functions,
             core: OnceLock::new(),
@@ -111,7 +112,7 @@ impl WasmtimeEngine {
             let mut linker = Linker::new(&self.inner.engine);
             wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state: &mut State| &mut state.wasi)?;
             for function in &self.inner.host_functions {
-                function.define(&mut linker)?;
+                host::define(function, &mut linker)?;
             }
             Ok(linker)
         })
@@ -137,6 +138,6 @@ fn cached<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, wasmtime::Erro
     if let Some(value) = cell.get() {
         return Ok(value);
     }
-    let value = make().map_err(RunError::Link)?;
+    let value = make().map_err(|error| RunError::Link(cause(error)))?;
     Ok(cell.get_or_init(|| value))
 }

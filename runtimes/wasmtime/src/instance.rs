@@ -1,9 +1,10 @@
 //! An instance whose exports are called one by one.
 
-use crate::error::RunError;
+use crate::error::{cause, of_call};
 use crate::loaded::Loaded;
 use crate::state::State;
-use crate::value::{Value, ValueType};
+use crate::value::{from_wasmtime, to_wasmtime, type_from_wasmtime};
+use preheat_call::{RunError, Value, ValueType, parse_arguments};
 use std::time::Duration;
 use wasmtime::{Store, Val, component};
 
@@ -37,8 +38,7 @@ impl Instance {
         params
             .params()
             .map(|kind| {
-                ValueType::from_wasmtime(&kind)
-                    .ok_or_else(|| RunError::Usage(format!("`{name}` takes a {kind}; only numbers can be given")))
+                type_from_wasmtime(&kind).ok_or_else(|| RunError::Usage(format!("`{name}` takes a {kind}; only numbers can be given")))
             })
             .collect()
     }
@@ -54,13 +54,13 @@ impl Instance {
         if !args.iter().map(Value::kind).eq(expected.iter().copied()) {
             return Err(RunError::Usage(format!("`{name}` takes {expected:?}, not {args:?}")));
         }
-        let args: Vec<Val> = args.iter().map(|value| value.to_wasmtime()).collect();
+        let args: Vec<Val> = args.iter().map(|value| to_wasmtime(*value)).collect();
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
-        let call = async { function.call_async(&mut self.store, &args, &mut results).await.map_err(RunError::of_call) };
+        let call = async { function.call_async(&mut self.store, &args, &mut results).await.map_err(of_call) };
         self.loaded.within(self.timeout, call).await?;
         results
             .iter()
-            .map(|value| Value::from_wasmtime(value).ok_or_else(|| RunError::Usage(format!("`{name}` returned what is no number"))))
+            .map(|value| from_wasmtime(value).ok_or_else(|| RunError::Usage(format!("`{name}` returned what is no number"))))
             .collect()
     }
 
@@ -71,14 +71,7 @@ impl Instance {
     /// As [`Instance::call`], and when a text is no value of the parameter's type.
     pub async fn call_text(&mut self, name: &str, args: &[String]) -> Result<Vec<String>, RunError> {
         let Exports::Component(instance) = &self.exports else {
-            let kinds = self.params(name)?;
-            if kinds.len() != args.len() {
-                return Err(RunError::Usage(format!("`{name}` takes {} arguments, {} were given", kinds.len(), args.len())));
-            }
-            let parse = |(kind, text): (&ValueType, &String)| {
-                kind.parse(text).ok_or_else(|| RunError::Usage(format!("`{text}` is no {kind:?}, which `{name}` takes here")))
-            };
-            let values: Vec<Value> = kinds.iter().zip(args).map(parse).collect::<Result<_, _>>()?;
+            let values = parse_arguments(name, &self.params(name)?, args)?;
             return Ok(self.call(name, &values).await?.iter().map(ToString::to_string).collect());
         };
         let function =
@@ -95,9 +88,9 @@ impl Instance {
             values.push(value);
         }
         let mut results = vec![component::Val::Bool(false); kind.results().len()];
-        let call = async { function.call_async(&mut self.store, &values, &mut results).await.map_err(RunError::of_call) };
+        let call = async { function.call_async(&mut self.store, &values, &mut results).await.map_err(of_call) };
         self.loaded.within(self.timeout, call).await?;
-        results.iter().map(|value| value.to_wave().map_err(RunError::Host)).collect()
+        results.iter().map(|value| value.to_wave().map_err(|error| RunError::Host(cause(error)))).collect()
     }
 }
 

@@ -16,20 +16,15 @@ mod host;
 mod http;
 mod instance;
 mod loaded;
-mod request;
 mod state;
+mod streams;
 mod sys;
 mod ticker;
-mod value;
 
 pub use config::{BUILD_ID, COMPILER, ENGINE, TARGET};
 pub use engine::{EngineOptions, WasmtimeEngine};
-pub use error::RunError;
-pub use host::{HostCall, HostError, HostFunction};
 pub use instance::Instance;
 pub use loaded::Loaded;
-pub use request::{Directory, Input, Output, Request};
 pub use ticker::alone;
-pub use value::{Value, ValueType};
 
 pub use ::http as http_types;

@@ -1,11 +1,11 @@
 //! A loaded image: code mapped and linked, ready for instances.
 
 use crate::engine::WasmtimeEngine;
-use crate::error::RunError;
+use crate::error::{cause, of_call};
 use crate::instance::Instance;
-use crate::request::Request;
 use crate::state::State;
 use crate::sys;
+use preheat_call::{Request, RunError};
 use preheat_image::manifest::{Function, FunctionKind};
 use preheat_loader::TrustedCode;
 use std::future::Future;
@@ -31,11 +31,11 @@ pub(crate) enum Pre {
 impl Loaded {
     pub(crate) fn new(engine: &WasmtimeEngine, code: TrustedCode, function: &Function) -> Result<Self, RunError> {
         let pre = if function.kind.is_component() {
-            let component = sys::map_component(&engine.inner.engine, &code).map_err(RunError::Code)?;
-            Pre::Component(engine.component_linker()?.instantiate_pre(&component).map_err(RunError::Link)?)
+            let component = sys::map_component(&engine.inner.engine, &code).map_err(code)?;
+            Pre::Component(engine.component_linker()?.instantiate_pre(&component).map_err(link)?)
         } else {
-            let module = sys::map_module(&engine.inner.engine, code).map_err(RunError::Code)?;
-            Pre::Core(engine.core_linker()?.instantiate_pre(&module).map_err(RunError::Link)?)
+            let module = sys::map_module(&engine.inner.engine, code).map_err(code)?;
+            Pre::Core(engine.core_linker()?.instantiate_pre(&module).map_err(link)?)
         };
         Ok(Self { engine: engine.clone(), function: function.clone(), pre })
     }
@@ -69,11 +69,11 @@ impl Loaded {
         let result = match (&self.pre, self.function.kind) {
             (Pre::Core(pre), FunctionKind::Command) => {
                 let instance = pre.instantiate_async(&mut store).await.map_err(instantiation)?;
-                let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(RunError::Link)?;
+                let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(link)?;
                 start.call_async(&mut store, ()).await.map(|()| 0)
             }
             (Pre::Component(pre), FunctionKind::ComponentCommand) => {
-                let pre = wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).map_err(RunError::Link)?;
+                let pre = wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).map_err(link)?;
                 let command = pre.instantiate_async(&mut store).await.map_err(instantiation)?;
                 command.wasi_cli_run().call_run(&mut store).await.map(|result| i32::from(result.is_err()))
             }
@@ -84,7 +84,7 @@ impl Loaded {
         };
         result.or_else(|error| match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
             Some(exit) => Ok(exit.0),
-            None => Err(RunError::of_call(error)),
+            None => Err(of_call(error)),
         })
     }
 
@@ -100,7 +100,7 @@ impl Loaded {
                     Pre::Core(pre) => {
                         let instance = pre.instantiate_async(&mut store).await.map_err(instantiation)?;
                         if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
-                            initialize.call_async(&mut store, ()).await.map_err(RunError::of_call)?;
+                            initialize.call_async(&mut store, ()).await.map_err(of_call)?;
                         }
                         crate::instance::Exports::Core(instance)
                     }
@@ -132,8 +132,16 @@ impl Loaded {
     }
 }
 
+fn code(error: wasmtime::Error) -> RunError {
+    RunError::Code(cause(error))
+}
+
+fn link(error: wasmtime::Error) -> RunError {
+    RunError::Link(cause(error))
+}
+
 fn instantiation(error: wasmtime::Error) -> RunError {
-    if error.downcast_ref::<wasmtime::Trap>().is_some() { RunError::of_call(error) } else { RunError::Instantiate(error) }
+    if error.downcast_ref::<wasmtime::Trap>().is_some() { of_call(error) } else { RunError::Instantiate(cause(error)) }
 }
 
 /// A call with a deadline that is looked at whenever the guest looks up: a busy guest may keep the thread on which tokio's own timers run

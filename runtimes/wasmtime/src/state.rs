@@ -1,7 +1,8 @@
 //! What the host keeps for one instance.
 
-use crate::error::RunError;
-use crate::request::Request;
+use crate::error::cause;
+use crate::streams;
+use preheat_call::{Request, RunError};
 use preheat_image::manifest::Function;
 use std::future::Future;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
@@ -31,11 +32,11 @@ impl State {
         for (name, value) in function.env.iter().filter(|(name, _)| !request.env.contains_key(*name)).chain(&request.env) {
             wasi.env(name, value);
         }
-        request.apply_streams(&mut wasi).map_err(|error| RunError::Usage(format!("can't use the process's streams: {error}")))?;
+        streams::apply(request, &mut wasi).map_err(|error| RunError::Usage(format!("can't use the process's streams: {error}")))?;
         for dir in &request.dirs {
             let perms = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             wasi.preopened_dir(&dir.host, &dir.guest, perms)
-                .map_err(|source| RunError::Directory { path: dir.host.display().to_string(), source })?;
+                .map_err(|source| RunError::Directory { path: dir.host.display().to_string(), why: cause(source) })?;
         }
         let mut limits = StoreLimitsBuilder::new().instances(MAX_PARTS).memories(MAX_PARTS).tables(MAX_PARTS);
         if let Some(max) = request.max_memory {

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Scenarios: cold (in process, image not loaded, to the response), jit (the same beside a compilation each time), warm (in
-process, loaded, fresh instance), process (a fresh process). Systems run in turns on the same input; a wrong output is no result.
+process, loaded, fresh instance), process (a fresh process), compile (for one CPU level, no run). Systems run in turns on the same input; a wrong output is no result.
 
 Examples:
   preheat bench fetch                                get the corpus of real programs
@@ -87,6 +87,7 @@ enum Scenario {
     Jit,
     Warm,
     Process,
+    Compile,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -120,7 +121,7 @@ impl Bench {
         };
         let machine = Machine::here();
         let mut cells = Vec::new();
-        for scenario in [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Process] {
+        for scenario in [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Process, Scenario::Compile] {
             if !self.scenario.is_empty() && !self.scenario.contains(&scenario) {
                 continue;
             }
@@ -163,28 +164,38 @@ impl Bench {
 
     fn systems(&self, scenario: Scenario, workload: &Workload, home: &Home, scratch: &Path) -> anyhow::Result<Vec<Box<dyn System>>> {
         let by_hand = |start, options| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(ByHand::new(start, options, scratch)?)) };
-        let ours = |start| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(preheat::InProcess::new(start, home)?)) };
+        let ours = |start, engine| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(preheat::InProcess::new(start, engine, home)?)) };
+        use ::preheat::Engine::{Native, Wasmtime};
         Ok(match scenario {
             Scenario::Cold => vec![
                 by_hand(ByHandStart::Precompiled, Options::Interruptible)?,
-                ours(preheat::Start::Stored)?,
+                ours(preheat::Start::Stored, Wasmtime)?,
+                ours(preheat::Start::Stored, Native)?,
                 by_hand(ByHandStart::Precompiled, Options::Default)?,
             ],
             // Apart, since compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
-            Scenario::Jit => vec![by_hand(ByHandStart::Jit, Options::Default)?, ours(preheat::Start::Stored)?],
+            Scenario::Jit => vec![by_hand(ByHandStart::Jit, Options::Default)?, ours(preheat::Start::Stored, Wasmtime)?],
             Scenario::Warm => vec![
                 by_hand(ByHandStart::Loaded, Options::Interruptible)?,
-                ours(preheat::Start::Loaded)?,
+                ours(preheat::Start::Loaded, Wasmtime)?,
+                ours(preheat::Start::Loaded, Native)?,
                 by_hand(ByHandStart::Loaded, Options::Default)?,
             ],
             Scenario::Process => {
                 let wasmtime = self.wasmtime.clone().unwrap_or_else(|| "wasmtime".into());
-                let mut systems = vec![command::wasmtime_cli(&wasmtime, scratch), preheat::fresh_process(home)?];
+                let mut systems = vec![command::wasmtime_cli(&wasmtime, scratch)];
+                systems.extend([preheat::fresh_process(Wasmtime, home)?, preheat::fresh_process(Native, home)?]);
+                systems.extend(preheat::fresh_exec(home)?);
                 if let Some(native) = self.native.as_ref().filter(|_| workload.name == "json-c") {
                     systems.push(command::native(native));
                 }
                 systems
             }
+            Scenario::Compile => vec![
+                by_hand(ByHandStart::Compile, Options::Interruptible)?,
+                ours(preheat::Start::Compile, Wasmtime)?,
+                ours(preheat::Start::Compile, Native)?,
+            ],
         })
     }
 }

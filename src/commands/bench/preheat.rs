@@ -1,11 +1,11 @@
 //! Preheat itself as a system of the benchmark.
 
-use preheat::{Builder, Digest, Directory, Home, LoadOptions, Output, Request, Runtime, Store, TrustPolicy};
+use preheat::{Builder, Digest, Directory, Engine, EngineChoice, Home, LoadOptions, Output, Request, Runtime, Store, TrustPolicy};
 use preheat_bench::harness::{Failure, Sample, System};
 use preheat_bench::process::ProcessSystem;
 use preheat_bench::workload::Workload;
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,11 +17,14 @@ pub(crate) enum Start {
     Stored,
     /// Only running: the image is loaded.
     Loaded,
+    /// Only compiling, for one CPU level. Then it runs, so that the output can be checked.
+    Compile,
 }
 
 /// Preheat in this process.
 pub(crate) struct InProcess {
     start: Start,
+    engine: Engine,
     home: Home,
     store: Store,
     policy: TrustPolicy,
@@ -41,10 +44,10 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 }
 
 impl InProcess {
-    pub(crate) fn new(start: Start, home: &Home) -> anyhow::Result<Self> {
+    pub(crate) fn new(start: Start, engine: Engine, home: &Home) -> anyhow::Result<Self> {
         home.builder_key()?;
         let (store, policy) = (home.store()?, home.trust()?);
-        Ok(Self { start, home: home.clone(), store, policy, runtime: Runtime::new()?, program: None })
+        Ok(Self { start, engine, home: home.clone(), store, policy, runtime: Runtime::new()?, program: None })
     }
 
     fn load(&self, digest: &Digest) -> Result<preheat::Image, Failure> {
@@ -52,19 +55,28 @@ impl InProcess {
     }
 }
 
-fn build(home: &Home, workload: &Workload) -> Result<Digest, Failure> {
+fn build(home: &Home, engine: Engine, workload: &Workload) -> Result<Digest, Failure> {
     let unfit = |error: &dyn std::fmt::Display| Failure::Unfit(format!("{error:#}"));
-    let builder = Builder::new(home).map_err(|error| unfit(&error))?;
+    let builder = Builder::new(home).map_err(|error| unfit(&error))?.engine(EngineChoice::Only(engine));
     Ok(builder.build_file(&workload.wasm).map_err(|error| unfit(&error))?.digest)
 }
 
+/// Compiles in a home of its own, where nothing is there yet.
+fn compile(engine: Engine, workload: &Workload) -> Result<Duration, Failure> {
+    let dir = tempfile::tempdir().map_err(failed)?;
+    let level = preheat::CpuLevel::of_host().unwrap_or(preheat::CpuLevel::V1).min(preheat::CpuLevel::V3);
+    let builder = Builder::new(&Home::at(dir.path())).map_err(failed)?.engine(EngineChoice::Only(engine)).levels([level]);
+    let built = builder.build_file(&workload.wasm).map_err(failed)?;
+    built.code.first().and_then(|code| code.compiled_in).ok_or_else(|| Failure::Failed("nothing was compiled".into()))
+}
+
 /// The files of an image that a run reads.
-fn files_of(home: &Home, digest: &Digest) -> Result<Vec<PathBuf>, Failure> {
+fn files_of(home: &Home, engine: Engine, digest: &Digest) -> Result<Vec<PathBuf>, Failure> {
     let load = || -> Result<Vec<PathBuf>, preheat::StoreError> {
         let store = home.store()?;
         let image = store.load(digest, &home.trust()?, LoadOptions::default())?;
         let level = preheat::CpuLevel::of_host().unwrap_or(preheat::CpuLevel::V1);
-        let code = image.code(preheat::ENGINE, preheat::TARGET, level)?;
+        let code = image.code(engine.name(), preheat::TARGET, level)?;
         Ok(vec![store.blob_path(digest), code.file().path().to_owned()])
     };
     load().map_err(failed)
@@ -72,30 +84,32 @@ fn files_of(home: &Home, digest: &Digest) -> Result<Vec<PathBuf>, Failure> {
 
 impl System for InProcess {
     fn name(&self) -> String {
-        match self.start {
+        let name = match self.start {
             Start::Stored => "preheat",
             Start::Loaded => "preheat loaded",
-        }
-        .to_owned()
+            Start::Compile => "preheat compile",
+        };
+        format!("{name}{}", suffix(self.engine))
     }
 
     fn version(&self) -> String {
-        preheat::COMPILER.to_owned()
+        self.engine.compiler().to_owned()
     }
 
     fn prepare(&mut self, workload: &Workload) -> Result<(), Failure> {
-        let digest = build(&self.home, workload)?;
+        let digest = build(&self.home, self.engine, workload)?;
         let stdin = std::fs::read(&workload.stdin).map_err(failed)?;
-        self.program = Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, &digest)? });
+        self.program = Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, self.engine, &digest)? });
         Ok(())
     }
 
     fn measure(&mut self, workload: &Workload, limit: Duration) -> Result<Sample, Failure> {
         let Some(program) = &self.program else { return Err(Failure::Unfit("not prepared".into())) };
+        let compiled = (self.start == Start::Compile).then(|| compile(self.engine, workload)).transpose()?;
         let started = Instant::now();
         let image = match self.start {
             Start::Stored => self.load(&program.digest)?,
-            Start::Loaded => program.image.clone(),
+            Start::Loaded | Start::Compile => program.image.clone(),
         };
         let (stdout, buffer) = Output::buffer(64 << 20);
         let mut request = Request::new().args(&workload.args).stdin(program.stdin.clone()).stdout(stdout);
@@ -103,7 +117,7 @@ impl System for InProcess {
             request = request.dir(Directory { host: host.clone(), guest: guest.clone(), writable: false });
         }
         let exit = image.run(&request).map_err(failed)?;
-        let seconds = started.elapsed();
+        let seconds = compiled.unwrap_or_else(|| started.elapsed());
         if seconds > limit {
             return Err(Failure::Timeout(limit.as_secs_f64().to_string()));
         }
@@ -115,29 +129,47 @@ impl System for InProcess {
     }
 }
 
+/// What tells the systems of the engines apart; that of wasmtime has the name that it had when there was no other.
+fn suffix(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Native => ", native",
+        Engine::Wasmtime => "",
+    }
+}
+
 /// A fresh `preheat run`, by digest.
-pub(crate) fn fresh_process(home: &Home) -> anyhow::Result<Box<dyn System>> {
-    let program = std::env::current_exe()?;
+pub(crate) fn fresh_process(engine: Engine, home: &Home) -> anyhow::Result<Box<dyn System>> {
+    Ok(process(&format!("preheat run{}", suffix(engine)), engine, home, &std::env::current_exe()?, &["run"]))
+}
+
+/// A fresh `preheat-exec`, by digest, if it lies beside this program.
+pub(crate) fn fresh_exec(home: &Home) -> anyhow::Result<Option<Box<dyn System>>> {
+    let program = std::env::current_exe()?.with_file_name("preheat-exec");
+    Ok(program.is_file().then(|| process("preheat-exec", Engine::Native, home, &program, &[])))
+}
+
+fn process(name: &str, engine: Engine, home: &Home, program: &Path, first: &'static [&'static str]) -> Box<dyn System> {
     let image: Rc<RefCell<String>> = Rc::default();
-    let (built, prepare_home, run_home, binary) = (Rc::clone(&image), home.clone(), home.clone(), program.clone());
-    Ok(Box::new(ProcessSystem::new(
-        "preheat run",
-        preheat::COMPILER,
+    let (built, prepare_home, run_home) = (Rc::clone(&image), home.clone(), home.clone());
+    let (binary, program) = (program.to_owned(), program.to_owned());
+    Box::new(ProcessSystem::new(
+        name,
+        engine.compiler(),
         move |workload| {
-            let digest = build(&prepare_home, workload)?;
+            let digest = build(&prepare_home, engine, workload)?;
             built.replace(digest.to_string());
-            let mut files = files_of(&prepare_home, &digest)?;
+            let mut files = files_of(&prepare_home, engine, &digest)?;
             files.push(binary.clone());
             Ok(files)
         },
         move |workload| {
             let mut command = Command::new(&program);
-            command.arg("run").env("PREHEAT_HOME", run_home.root());
+            command.args(first).env("PREHEAT_HOME", run_home.root());
             for (guest, host) in &workload.dirs {
                 command.arg(format!("--ro-dir={}::{guest}", host.display()));
             }
             command.arg(&*image.borrow()).args(&workload.args);
             command
         },
-    )))
+    ))
 }

@@ -1,0 +1,65 @@
+//! The engine: what all images of a process share.
+
+use crate::error::cause;
+use crate::loaded::Loaded;
+use preheat_call::{HostFunction, RunError};
+use preheat_image::manifest::Function;
+use preheat_loader::TrustedCode;
+use preheat_native::{Config, Engine, PoolLimits};
+use std::sync::Arc;
+
+/// The name of this engine in manifests and keys.
+pub const ENGINE: &str = "native";
+/// The target whose code it runs.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Options of an engine.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct EngineOptions {
+    /// How many memories can be in use at once, and how many of their slots are kept for the next call. `None`: as many as addresses allow.
+    pub slots: Option<u32>,
+    /// Functions that modules may import.
+    pub host_functions: Vec<HostFunction>,
+}
+
+/// An engine. Clones share everything; all of it may be used from many threads.
+#[derive(Debug, Clone)]
+pub struct NativeEngine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) engine: Engine,
+    pub(crate) host_functions: Vec<HostFunction>,
+}
+
+impl NativeEngine {
+    /// Makes an engine. The first one of the process installs signal handlers, see [`preheat_native`].
+    ///
+    /// # Errors
+    /// When the operating system refuses, or this is no x86-64.
+    pub fn new(options: EngineOptions) -> Result<Self, RunError> {
+        let mut config = Config::default();
+        if let Some(slots) = options.slots {
+            let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+            config.memories = PoolLimits { slots, idle: slots, ..config.memories };
+            let tables = slots.saturating_mul(2);
+            config.tables = PoolLimits { slots: tables, idle: tables, ..config.tables };
+        }
+        let engine = Engine::new(config).map_err(|error| RunError::Instantiate(cause(error)))?;
+        Ok(Self { inner: Arc::new(Inner { engine, host_functions: options.host_functions }) })
+    }
+
+    /// Maps a code object and links its function.
+    ///
+    /// # Errors
+    /// When the code object is not for this engine or CPU, or the function imports what is not offered.
+    pub fn load(&self, code: TrustedCode, function: &Function) -> Result<Loaded, RunError> {
+        if code.engine() != ENGINE {
+            return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())));
+        }
+        Loaded::new(self, code, function)
+    }
+}

@@ -1,0 +1,24 @@
+//! Functions on the native engine: `preheat-native` runs the code, `preheat-wasi` is what guests see of the world, and here one is linked to
+//! the other and a [`Request`](preheat_call::Request) becomes a call.
+//!
+//! An import is looked up once, when an image is loaded. What a call costs beyond the guest's own work is a store, a slot and a
+//! [`preheat_wasi::Context`]; nothing is opened and no name compared that the request does not ask for.
+//!
+//! All calls are synchronous: the guest runs on the caller's thread. [`Cancellation`] ends one from another thread.
+//!
+//! This crate must never know how the store is laid out, or decide whom to trust; it has no compiler in it and no unsafe code.
+
+#![forbid(unsafe_code)]
+
+mod cancel;
+mod context;
+mod engine;
+mod error;
+mod instance;
+mod link;
+mod loaded;
+
+pub use cancel::Cancellation;
+pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
+pub use instance::Instance;
+pub use loaded::Loaded;

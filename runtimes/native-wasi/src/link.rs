@@ -1,0 +1,121 @@
+//! What guests may import: WASI preview 1 and the embedder's functions.
+
+use crate::context::State;
+use preheat_call::{GuestMemory as HostMemory, HostFunction, Value, ValueType};
+use preheat_native::{Caller, Error, Extern, Func, FuncType, Linker, Memory, Module, Val};
+use preheat_wasi::{Function, GuestMemory, MODULE, Stop};
+use std::collections::BTreeSet;
+
+/// Most parameters that a function of preview 1 has.
+const MAX_PARAMS: usize = 9;
+
+/// A linker that knows what `module` imports of preview 1, and the embedder's functions.
+pub(crate) fn linker(module: &Module, host_functions: &[HostFunction]) -> Result<Linker<State>, Error> {
+    let mut linker = Linker::new();
+    for function in host_functions {
+        linker.define(function.module(), function.name(), Extern::Func(embedder(function)))?;
+    }
+    // A module may import the same function twice.
+    let wanted: BTreeSet<&str> = module.imports()?.iter().filter(|import| import.module == MODULE).map(|import| import.name).collect();
+    for function in wanted.into_iter().filter_map(preheat_wasi::find) {
+        if linker.get(MODULE, function.name()).is_none() {
+            linker.define(MODULE, function.name(), Extern::Func(wasi(function)?))?;
+        }
+    }
+    Ok(linker)
+}
+
+/// The guest's memory. Preview 1 says that it is exported under this name; it is looked up at an instance's first call.
+fn memory(caller: &mut Caller<'_, State>) -> Option<Memory> {
+    if caller.data().memory.is_none() {
+        caller.data_mut().memory = caller.export("memory").and_then(Extern::into_memory);
+    }
+    caller.data().memory
+}
+
+fn wasi(function: &'static Function) -> Result<Func, Error> {
+    let native = |ty: &preheat_wasi::ValueType| match ty {
+        preheat_wasi::ValueType::I32 => preheat_native::ValueType::I32,
+        preheat_wasi::ValueType::I64 => preheat_native::ValueType::I64,
+    };
+    let ty = FuncType::new(function.params().iter().map(native), function.result().iter().map(native));
+    Func::over_slots(ty, move |caller: &mut Caller<'_, State>, slots| {
+        let memory = memory(caller).ok_or_else(|| Error::host(Stop::Trap("missing required memory export".into())))?;
+        let mut args = [0; MAX_PARAMS];
+        let args = &mut args[..function.params().len()];
+        for (arg, slot) in args.iter_mut().zip(&*slots) {
+            *arg = low(*slot);
+        }
+        let (bytes, state) = caller.memory_and_data(memory);
+        let errno = function.call(&mut state.wasi, &mut GuestMemory::Unshared(bytes), args).map_err(Error::host)?;
+        if function.result().is_some() {
+            slots[0] = u128::from(errno.cast_unsigned());
+        }
+        Ok(())
+    })
+}
+
+/// A number of at most 64 bits.
+#[expect(clippy::cast_possible_truncation, reason = "the rest of the slot means nothing")]
+fn low(slot: u128) -> u64 {
+    slot as u64
+}
+
+struct Guest<'a, 'b>(&'a mut Caller<'b, State>);
+
+impl HostMemory for Guest<'_, '_> {
+    fn memory(&mut self) -> Option<&mut [u8]> {
+        let memory = memory(self.0)?;
+        Some(self.0.memory_and_data(memory).0)
+    }
+}
+
+fn embedder(function: &HostFunction) -> Func {
+    let types = |kinds: &[ValueType]| kinds.iter().map(|kind| to_native_type(*kind)).collect::<Vec<_>>();
+    let ty = FuncType::new(types(function.params()), types(function.results()));
+    let function = function.clone();
+    Func::new(ty, move |caller: &mut Caller<'_, State>, params| {
+        // The function's type has no other kinds of values, so none is lost here.
+        let params: Vec<Value> = params.iter().filter_map(from_native).collect();
+        let results = function.call(&mut Guest(caller), &params).map_err(Error::host)?;
+        Ok(results.into_iter().map(to_native).collect())
+    })
+}
+
+fn to_native_type(kind: ValueType) -> preheat_native::ValueType {
+    match kind {
+        ValueType::I32 => preheat_native::ValueType::I32,
+        ValueType::I64 => preheat_native::ValueType::I64,
+        ValueType::F32 => preheat_native::ValueType::F32,
+        ValueType::F64 => preheat_native::ValueType::F64,
+    }
+}
+
+pub(crate) fn from_native_type(kind: preheat_native::ValueType) -> Option<ValueType> {
+    match kind {
+        preheat_native::ValueType::I32 => Some(ValueType::I32),
+        preheat_native::ValueType::I64 => Some(ValueType::I64),
+        preheat_native::ValueType::F32 => Some(ValueType::F32),
+        preheat_native::ValueType::F64 => Some(ValueType::F64),
+        _ => None,
+    }
+}
+
+pub(crate) fn to_native(value: Value) -> Val {
+    match value {
+        Value::I32(value) => Val::I32(value),
+        Value::I64(value) => Val::I64(value),
+        Value::F32(value) => Val::F32(value.to_bits()),
+        Value::F64(value) => Val::F64(value.to_bits()),
+    }
+}
+
+pub(crate) fn from_native(value: &Val) -> Option<Value> {
+    match value {
+        Val::I32(value) => Some(Value::I32(*value)),
+        Val::I64(value) => Some(Value::I64(*value)),
+        Val::F32(bits) => Some(Value::F32(f32::from_bits(*bits))),
+        Val::F64(bits) => Some(Value::F64(f64::from_bits(*bits))),
+        _ => None,
+    }
+}

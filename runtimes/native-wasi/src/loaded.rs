@@ -1,0 +1,108 @@
+//! A loaded image: code mapped and linked, ready for instances.
+
+use crate::cancel::Cancellation;
+use crate::context::{self, State};
+use crate::engine::NativeEngine;
+use crate::error::{cause, ended, of_load};
+use crate::instance::Instance;
+use crate::link;
+use preheat_call::{Request, RunError};
+use preheat_image::manifest::{Function, FunctionKind};
+use preheat_loader::TrustedCode;
+use preheat_native::{Error, InstancePre, Limits, Module, Store};
+use preheat_wasi::Grants;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Most instances, memories and tables that one call may have.
+const MAX_PARTS: usize = 100;
+
+/// A function that can be called. Clones share the code.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    engine: NativeEngine,
+    function: Arc<Function>,
+    pre: InstancePre<State>,
+    base: Arc<Grants>,
+}
+
+impl Loaded {
+    pub(crate) fn new(engine: &NativeEngine, code: TrustedCode, function: &Function) -> Result<Self, RunError> {
+        let module = Module::load(&engine.inner.engine, code).map_err(of_load)?;
+        let link = |error| RunError::Link(cause(error));
+        let linker = link::linker(&module, &engine.inner.host_functions).map_err(link)?;
+        let pre = linker.instantiate_pre(&module).map_err(link)?;
+        Ok(Self { engine: engine.clone(), function: Arc::new(function.clone()), pre, base: context::base(function) })
+    }
+
+    /// How the function is called.
+    #[must_use]
+    pub fn kind(&self) -> FunctionKind {
+        self.function.kind
+    }
+
+    /// Runs a command to its end in an instance of its own and returns its exit code.
+    ///
+    /// # Errors
+    /// When the function is no command, traps, its deadline passes, or it is cancelled.
+    pub fn run(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
+        if self.function.kind != FunctionKind::Command {
+            let kind = self.function.kind.name();
+            return Err(RunError::Usage(format!("the image is a {kind}, not a command; name one of its exports with --invoke")));
+        }
+        let mut store = self.store(request, cancellation)?;
+        begin(&mut store, request.timeout, cancellation);
+        let called = self.pre.instantiate(&mut store).and_then(|instance| {
+            let start = instance.typed_func::<(), ()>(&store, "_start").map_err(|error| Error::Link(error.to_string()))?;
+            start.call(&mut store, ())
+        });
+        match called {
+            Ok(()) => Ok(0),
+            Err(error @ Error::Link(_)) => Err(RunError::Link(cause(error))),
+            Err(error) => ended(error, request.timeout),
+        }
+    }
+
+    /// Makes an instance whose exports can be called one by one. A reactor's `_initialize` has run.
+    ///
+    /// # Errors
+    /// When it can't be made within the request's limits, or it is cancelled.
+    pub fn instantiate(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<Instance, RunError> {
+        let mut store = self.store(request, cancellation)?;
+        begin(&mut store, request.timeout, cancellation);
+        let failed = |error| match ended(error, request.timeout) {
+            Ok(code) => RunError::Instantiate(format!("it ended with exit code {code}").into()),
+            Err(error) => error,
+        };
+        let instance = self.pre.instantiate(&mut store).map_err(failed)?;
+        if let Ok(initialize) = instance.typed_func::<(), ()>(&store, "_initialize") {
+            initialize.call(&mut store, ()).map_err(failed)?;
+        }
+        Ok(Instance { store, instance, timeout: request.timeout })
+    }
+
+    fn store(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<Store<State>, RunError> {
+        let state = context::state(&self.function, &self.base, request, cancellation)?;
+        let engine = &self.engine.inner.engine;
+        let mut store = Store::new(engine, state).map_err(|error| RunError::Instantiate(cause(error)))?;
+        let mut limits = Limits { instances: MAX_PARTS, memories: MAX_PARTS, tables: MAX_PARTS, ..engine.config().limits };
+        if let Some(max) = request.max_memory {
+            limits.memory_bytes = limits.memory_bytes.min(u64::try_from(max).unwrap_or(u64::MAX));
+        }
+        store.set_limits(limits);
+        Ok(store)
+    }
+}
+
+/// From now on the guest has this much time, and can be cancelled.
+pub(crate) fn begin(store: &mut Store<State>, timeout: Option<Duration>, cancellation: Option<&Cancellation>) {
+    // A deadline beyond what the clock can count is none.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    store.set_deadline(deadline);
+    if deadline.is_some() || cancellation.is_some() {
+        context::set_interrupt(&mut store.data_mut().wasi, deadline, cancellation);
+    }
+    if let Some(cancellation) = cancellation {
+        cancellation.attach(store.interrupt_handle());
+    }
+}
