@@ -41,7 +41,11 @@ fn text_is_executable_and_nothing_else_is() {
             assert_eq!((access(code.text().start), access(code.text().end - 1)), ("r-xp".into(), "r-xp".into()));
             assert_eq!(access(code.text().start - 1), "r--p");
         }
-        assert_eq!(access(start + bytes.len() - 1), "r--p");
+        // What follows in the last page of the text is as accessible as the text.
+        let behind = (code.text().end).next_multiple_of(4096);
+        if behind < start + bytes.len() {
+            assert_eq!(access(behind), "r--p");
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::Instant;
 pub(crate) struct Interrupt {
     state: Mutex<State>,
     fired: AtomicBool,
+    // Pages could not be made accessible again.
+    stuck: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -64,10 +66,15 @@ impl Interrupt {
         state.call = 0;
         if self.fired.swap(false, Ordering::Relaxed) {
             for page in &state.pages {
-                page.set(true)?;
+                page.set(true).inspect_err(|_| self.stuck.store(true, Ordering::Relaxed))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether pages may be inaccessible for ever: instances with them are of no use any more.
+    pub(crate) fn stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// The store is gone: the pages are others' now.
@@ -101,8 +108,8 @@ fn stop(page: &InterruptPage) {
 pub struct InterruptHandle(pub(crate) Arc<Interrupt>);
 
 impl InterruptHandle {
-    /// Stops the call that is going on with [`TrapCode::Interrupt`](crate::TrapCode::Interrupt), at the next loop or call of the guest if its
-    /// code was compiled to look. Returns whether there was a call.
+    /// Stops the call that is going on with [`TrapCode::Interrupt`](crate::TrapCode::Interrupt), at the next loop or call of the guest if
+    /// its code was compiled to look. Returns whether there was a call.
     #[must_use = "a call that has not begun is not stopped"]
     pub fn interrupt(&self) -> bool {
         self.0.fire(None)

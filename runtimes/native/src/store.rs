@@ -147,7 +147,8 @@ impl Drop for StoreInner {
         for table in self.tables.drain(..) {
             table.give_back(&self.engine);
         }
-        for instance in self.instances.drain(..) {
+        let usable = !self.interrupt.stuck();
+        for instance in self.instances.drain(..).filter(|_| usable) {
             self.engine.give_cells(instance.cells);
         }
         self.host_cells.drain(..).for_each(|cells| self.engine.give_cells(cells));

