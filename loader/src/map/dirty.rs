@@ -266,7 +266,7 @@ mod tests {
         for method in [Method::Scan, Method::Pagemap] {
             let mut runs = 0;
             let written = Scanner::new(Some(method)).written(base..base + 1024 * PAGE, 2000, |run| {
-                assert!(run.len() == PAGE && (run.start - base) / PAGE % 2 == 0);
+                assert!(run.len() == PAGE && ((run.start - base) / PAGE).is_multiple_of(2));
                 runs += 1;
             });
             assert_eq!((written, runs), (Some(512), 512), "{method:?}");

@@ -126,8 +126,10 @@ fn touch_page() -> u8 {
 /// Makes the page accessible. Whether the fault was there.
 fn open_page(info: *mut libc::siginfo_t) -> bool {
     let page = PAGE.load(Ordering::SeqCst);
-    // SAFETY: a handler's argument; the signal has an address.
-    let address = unsafe { (*info).si_addr() }.addr();
+    // SAFETY: a handler's argument.
+    let info = unsafe { &*info };
+    // SAFETY: the signal has an address.
+    let address = unsafe { info.si_addr() }.addr();
     let ours = (page..page + 4096).contains(&address);
     if ours {
         SEEN.fetch_add(1, Ordering::SeqCst);
@@ -227,7 +229,7 @@ fn a_signal_that_somebody_sends_ends_the_process() {
         // Rust's own handler, to which the signal is passed on, takes itself away the first time and expects the fault to come again.
         for _ in 0..2 {
             // SAFETY: no memory is involved.
-            unsafe { libc::kill(libc::getpid(), libc::SIGSEGV) };
+            unsafe { libc::kill(std::process::id().cast_signed(), libc::SIGSEGV) };
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
         std::thread::sleep(std::time::Duration::from_secs(5));

@@ -324,11 +324,12 @@ impl<'a> Runner<'a> {
             (Val::F64(found), WastRetCore::F64(expected)) => f64_matches(*found, expected),
             (Val::V128(found), WastRetCore::V128(expected)) => v128_matches(found.to_le_bytes(), expected),
             (Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None), WastRetCore::RefNull(None)) => true,
-            (found, WastRetCore::RefNull(Some(ty))) => match (found, null(ty)) {
-                (Val::FuncRef(None), Some(Val::FuncRef(_))) | (Val::ExternRef(None), Some(Val::ExternRef(_))) => true,
-                (Val::ExnRef(None), Some(Val::ExnRef(_))) => true,
-                _ => false,
-            },
+            (found, WastRetCore::RefNull(Some(ty))) => matches!(
+                (found, null(ty)),
+                (Val::FuncRef(None), Some(Val::FuncRef(_)))
+                    | (Val::ExternRef(None), Some(Val::ExternRef(_)))
+                    | (Val::ExnRef(None), Some(Val::ExnRef(_)))
+            ),
             (Val::FuncRef(found), WastRetCore::RefFunc(None)) => found.is_some(),
             (Val::ExternRef(found), WastRetCore::RefExtern(None)) => found.is_some(),
             (Val::ExternRef(Some(found)), WastRetCore::RefExtern(Some(number))) => {
