@@ -2,7 +2,7 @@
 
 use preheat::remote::{ClientError, RemoteError};
 use preheat::{BuildError, RunError, StoreError, TrustError};
-pub(crate) use preheat_call::exit::{BAD_INPUT, FAILED, NOT_FOUND, REFUSED, STORAGE, TIMEOUT, TRAP, UNSUPPORTED, of_guest};
+pub(crate) use preheat_call::exit::{BAD_INPUT, FAILED, NOT_FOUND, REFUSED, STORAGE, TIMEOUT, UNSUPPORTED, of_guest};
 use preheat_call::exit::{of_run, of_store};
 use std::process::ExitCode;
 

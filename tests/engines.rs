@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Runs on both engines, which must do the same to the last byte, and says what.
 fn both(home: &Home, options: &[&str], file: &str, args: &[&str], stdin: &[u8]) -> Ran {
-    let run = |engine: &str| {
-        let all = ["run", "--engine", engine].iter().chain(options).chain(&[file]).chain(args);
-        home.run_with(all, stdin)
-    };
+    let run = |engine: &str| home.run_with(["run", "--engine", engine].iter().chain(options).chain(&[file]).chain(args), stdin);
     let (native, wasmtime) = (run("native"), run("wasmtime"));
     assert_eq!((native.code, &native.stdout, &native.stderr), (wasmtime.code, &wasmtime.stdout, &wasmtime.stderr), "{file}");
     native

@@ -49,7 +49,7 @@ impl Loaded {
         let both = async {
             let (guest, response) = tokio::join!(guest, collect);
             guest?;
-            response?.ok_or_else(|| RunError::Host(format!("the function ended without an answer").into()))
+            response?.ok_or_else(|| RunError::Host("the function ended without an answer".into()))
         };
         self.within(context.timeout, both).await
     }

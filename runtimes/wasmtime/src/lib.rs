@@ -20,6 +20,7 @@ mod state;
 mod streams;
 mod sys;
 mod ticker;
+mod value;
 
 pub use config::{BUILD_ID, COMPILER, ENGINE, TARGET};
 pub use engine::{EngineOptions, WasmtimeEngine};

@@ -31,11 +31,11 @@ pub(crate) enum Pre {
 impl Loaded {
     pub(crate) fn new(engine: &WasmtimeEngine, code: TrustedCode, function: &Function) -> Result<Self, RunError> {
         let pre = if function.kind.is_component() {
-            let component = sys::map_component(&engine.inner.engine, &code).map_err(code)?;
-            Pre::Component(engine.component_linker()?.instantiate_pre(&component).map_err(link)?)
+            let component = sys::map_component(&engine.inner.engine, &code).map_err(unfit)?;
+            Pre::Component(engine.component_linker()?.instantiate_pre(&component).map_err(unlinked)?)
         } else {
-            let module = sys::map_module(&engine.inner.engine, code).map_err(code)?;
-            Pre::Core(engine.core_linker()?.instantiate_pre(&module).map_err(link)?)
+            let module = sys::map_module(&engine.inner.engine, code).map_err(unfit)?;
+            Pre::Core(engine.core_linker()?.instantiate_pre(&module).map_err(unlinked)?)
         };
         Ok(Self { engine: engine.clone(), function: function.clone(), pre })
     }
@@ -69,11 +69,11 @@ impl Loaded {
         let result = match (&self.pre, self.function.kind) {
             (Pre::Core(pre), FunctionKind::Command) => {
                 let instance = pre.instantiate_async(&mut store).await.map_err(instantiation)?;
-                let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(link)?;
+                let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(unlinked)?;
                 start.call_async(&mut store, ()).await.map(|()| 0)
             }
             (Pre::Component(pre), FunctionKind::ComponentCommand) => {
-                let pre = wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).map_err(link)?;
+                let pre = wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).map_err(unlinked)?;
                 let command = pre.instantiate_async(&mut store).await.map_err(instantiation)?;
                 command.wasi_cli_run().call_run(&mut store).await.map(|result| i32::from(result.is_err()))
             }
@@ -132,11 +132,11 @@ impl Loaded {
     }
 }
 
-fn code(error: wasmtime::Error) -> RunError {
+fn unfit(error: wasmtime::Error) -> RunError {
     RunError::Code(cause(error))
 }
 
-fn link(error: wasmtime::Error) -> RunError {
+fn unlinked(error: wasmtime::Error) -> RunError {
     RunError::Link(cause(error))
 }
 
