@@ -48,9 +48,15 @@ fn traps_are_told_alike() {
         ("call $inner", "call stack exhausted"),
     ] {
         home.write("trap.wat", start(body));
-        let ran = both(&home, &[], "trap.wat", &[], b"");
-        assert_eq!(ran.code, Some(134), "{ran:?}");
-        assert!(ran.stderr.contains(message) && ran.stderr.contains("`inner`"), "{message}: {ran:?}");
+        // The frames below the first line differ: wasmtime names no function by its export, and takes the beginning of a function for the place of a
+        // trap in its first instruction.
+        let first = ["native", "wasmtime"].map(|engine| {
+            let ran = home.run(["run", "--engine", engine, "trap.wat"]);
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(134), ""), "{ran:?}");
+            assert!(ran.stderr.contains(message) && ran.stderr.contains("`inner`"), "{message}: {ran:?}");
+            ran.stderr.lines().next().unwrap_or_default().to_owned()
+        });
+        assert_eq!(first[0], first[1]);
     }
 }
 
@@ -193,7 +199,7 @@ fn a_native_image_is_revoked_rebuilt_damaged_like_any_other() {
     let doctor = home.json(["doctor"]);
     let build_id = doctor["engines"].as_array().unwrap().iter().find(|engine| engine["engine"] == "native").unwrap()["buildId"].clone();
     assert_eq!(build_id, Engine::Native.build_id());
-    home.ok(["trust", "revoke", "--build-id", build_id.as_str().unwrap(), "--reason", "test"]);
+    home.ok(["trust", "revoke", "--build-id", build_id.as_str().unwrap()]);
     home.run(["run", "a"]).assert_fails(122, "revoked");
     assert_eq!(home.run(["audit"]).code, Some(122));
     home.ok(["trust", "revoke", "--undo", "--build-id", build_id.as_str().unwrap()]);

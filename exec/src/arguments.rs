@@ -136,7 +136,7 @@ mod tests {
             (&[][..], "no image"),
             (&["--dir"], "needs a value"),
             (&["--env", "=x", "a"], "NAME=VALUE"),
-            (&["--timeout", "soon", "a"], "number"),
+            (&["--timeout", "soon", "a"], "`soon` is no unit of time"),
             (&["--verify=yes", "a"], "takes no value"),
             (&["--engine", "wasmtime", "a"], "no option --engine"),
             (&["-x", "a"], "no option -x"),

@@ -98,7 +98,9 @@ fn it_has_no_compiler_and_no_other_engine_in_it() {
         .unwrap();
     let tree = text(&tree.stdout);
     assert!(tree.contains("preheat-native "), "{tree}");
-    for package in ["wasmtime ", "wasmtime-wasi ", "cranelift", "regalloc2", "preheat-compiler", "tokio", "clap"] {
+    // wiggle brings containers of theirs (cranelift-entity and the like), and no code that compiles or runs anything.
+    let absent = ["wasmtime ", "wasmtime-wasi ", "wasmtime-internal-cranelift ", "cranelift-codegen ", "cranelift-frontend ", "regalloc2 "];
+    for package in absent.into_iter().chain(["preheat-compiler ", "preheat-wasmtime ", "tokio ", "clap "]) {
         assert!(!tree.lines().any(|line| line.starts_with(package)), "{package} in {tree}");
     }
 }

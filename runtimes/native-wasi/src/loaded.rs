@@ -46,11 +46,11 @@ impl Loaded {
     /// # Errors
     /// When the function is no command, traps, its deadline passes, or it is cancelled.
     pub fn run(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
+        let mut store = self.store(request, cancellation)?;
         if self.function.kind != FunctionKind::Command {
             let kind = self.function.kind.name();
             return Err(RunError::Usage(format!("the image is a {kind}, not a command; name one of its exports with --invoke")));
         }
-        let mut store = self.store(request, cancellation)?;
         begin(&mut store, request.timeout, cancellation);
         let called = self.pre.instantiate(&mut store).and_then(|instance| {
             let start = instance.typed_func::<(), ()>(&store, "_start").map_err(|error| Error::Link(error.to_string()))?;

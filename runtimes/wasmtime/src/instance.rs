@@ -3,7 +3,7 @@
 use crate::error::{cause, of_call};
 use crate::loaded::Loaded;
 use crate::state::State;
-use crate::value::{from_wasmtime, to_wasmtime, type_from_wasmtime};
+use crate::value::{from_wasmtime, to_wasmtime, type_from_wasmtime, type_name};
 use preheat_call::{RunError, Value, ValueType, parse_arguments};
 use std::time::Duration;
 use wasmtime::{Store, Val, component};
@@ -38,7 +38,8 @@ impl Instance {
         params
             .params()
             .map(|kind| {
-                type_from_wasmtime(&kind).ok_or_else(|| RunError::Usage(format!("`{name}` takes a {kind}; only numbers can be given")))
+                let other = || RunError::Usage(format!("`{name}` takes a {}; only numbers can be given", type_name(&kind)));
+                type_from_wasmtime(&kind).ok_or_else(other)
             })
             .collect()
     }

@@ -22,6 +22,17 @@ pub(crate) fn type_from_wasmtime(kind: &ValType) -> Option<ValueType> {
     }
 }
 
+/// The name of a type, in the short form where the text format has one.
+pub(crate) fn type_name(kind: &ValType) -> String {
+    if ValType::eq(kind, &ValType::EXTERNREF) {
+        "externref".into()
+    } else if ValType::eq(kind, &ValType::FUNCREF) {
+        "funcref".into()
+    } else {
+        kind.to_string()
+    }
+}
+
 pub(crate) fn to_wasmtime(value: Value) -> Val {
     match value {
         Value::I32(value) => Val::I32(value),
