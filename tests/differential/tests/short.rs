@@ -1,0 +1,42 @@
+//! The short form of the differential test: some hundred seeds.
+
+use preheat_differential::{Case, Checker, Generator, Report, on_large_stack};
+use std::ops::Range;
+
+fn compare(generator: Generator, seeds: Range<u64>, count_every: u64) -> Report {
+    let checker = Checker::new().unwrap();
+    let mut report = Report::default();
+    for seed in seeds {
+        let Some(case) = Case::of_seed(generator, seed).unwrap() else { continue };
+        let verdict = on_large_stack(|| checker.check(&case, seed.is_multiple_of(count_every))).unwrap().unwrap();
+        assert_eq!(verdict.difference, None, "{generator:?} seed {seed}");
+        report.add(&verdict);
+    }
+    report
+}
+
+#[test]
+fn modules_of_any_shape_compute_the_same_on_both_engines() {
+    let report = compare(Generator::Smith, 0..300, 10);
+    assert!(report.modules > 270, "{report}");
+    assert!(report.share_returned() >= 0.6, "{report}");
+    assert!(report.counted >= 25, "{report}");
+}
+
+#[test]
+fn programs_with_every_operator_compute_the_same_on_both_engines() {
+    let report = compare(Generator::Program, 0..60, 1);
+    assert_eq!((report.modules, report.counted), (60, 60), "{report}");
+    assert!(report.share_returned() >= 0.6, "{report}");
+    assert_eq!(report.rarer_than(1), [], "operators that were not executed");
+}
+
+#[test]
+fn a_seed_stands_for_one_case() {
+    for generator in [Generator::Smith, Generator::Program] {
+        let case = |seed| Case::of_seed(generator, seed).unwrap().unwrap();
+        let (first, again, other) = (case(5), case(5), case(6));
+        assert!(first.wasm == again.wasm && first.native == again.native && first.oracle_cpu == again.oracle_cpu);
+        assert!(first.wasm != other.wasm);
+    }
+}
