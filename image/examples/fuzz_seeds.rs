@@ -50,6 +50,7 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
         name: "app".into(),
         args: vec!["-x".into()],
         env: [("A".to_owned(), "b".to_owned())].into(),
+        frozen: None,
     };
     let artefacts = vec![code(CpuLevel::V2), code(CpuLevel::V3), Artefact::of(Descriptor::of("application/vnd.openjdk.cds", b"cds"))];
     let manifest = Manifest::new(Some(Descriptor::of(media::WASM, b"wasm")), Some(function), artefacts);

@@ -18,6 +18,7 @@ pub mod code;
 mod cpu;
 mod digest;
 mod elf;
+pub mod frozen;
 pub mod heap;
 pub mod key;
 pub mod keys;

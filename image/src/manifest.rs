@@ -3,6 +3,7 @@
 //! JSON in the style of OCI descriptors (media type, digest, size). Artefacts of runtimes that are not Wasm fit as well: an artefact is
 //! what its media type says, and everything about the function is optional.
 
+use crate::frozen::{Frozen, MAX_LAYERS};
 use crate::{CpuLevel, Digest, FormatError, media};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,10 @@ pub const MAX_SIZE: usize = 1024 * 1024;
 pub const ENGINE_REASON: &str = "engine-reason";
 
 const FORMAT: &str = "image manifest";
+/// The version of manifests of images that are not frozen: they are what they were before there were others.
 const VERSION: u32 = 1;
+/// The version of manifests of frozen images.
+const VERSION_FROZEN: u32 = 2;
 
 /// A blob: what it is, its digest and its size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -93,7 +97,13 @@ impl Artefact {
     /// Whether the artefact is machine code that a loader may map executable.
     #[must_use]
     pub fn is_code(&self) -> bool {
-        self.media_type == media::CODE || self.media_type == media::CODE_WASMTIME
+        self.media_type == media::CODE || self.media_type == media::CODE_WASMTIME || self.is_resume()
+    }
+
+    /// Whether it is the code through which a frozen program wakes.
+    #[must_use]
+    pub fn is_resume(&self) -> bool {
+        self.media_type == media::RESUME
     }
 }
 
@@ -147,13 +157,16 @@ pub struct Function {
     /// Environment variables that the function sees unless the caller sets them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// In which state it wakes, if it does not start from the beginning. Arguments and environment are then those with which it was frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
 }
 
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this format, 1.
+    /// Version of this format: 1, or 2 of a frozen image.
     pub schema_version: u32,
     /// Always [`media::MANIFEST`].
     pub media_type: String,
@@ -174,7 +187,9 @@ impl Manifest {
     /// A manifest of `artefacts`.
     #[must_use]
     pub fn new(source: Option<Descriptor>, function: Option<Function>, artefacts: Vec<Artefact>) -> Self {
-        Self { schema_version: VERSION, media_type: media::MANIFEST.to_owned(), source, function, artefacts, annotations: BTreeMap::new() }
+        let frozen = function.as_ref().is_some_and(|function| function.frozen.is_some());
+        let schema_version = if frozen { VERSION_FROZEN } else { VERSION };
+        Self { schema_version, media_type: media::MANIFEST.to_owned(), source, function, artefacts, annotations: BTreeMap::new() }
     }
 
     /// The bytes of the manifest: compact JSON with the fields in the order of this struct. The same manifest has the same bytes.
@@ -196,8 +211,8 @@ impl Manifest {
             Ok(manifest) => manifest,
             Err(error) => return Err(Self::why_not(bytes, &error)),
         };
-        if manifest.schema_version != VERSION {
-            return Err(FormatError::Version { format: FORMAT, found: manifest.schema_version, supported: VERSION });
+        if !(VERSION..=VERSION_FROZEN).contains(&manifest.schema_version) {
+            return Err(FormatError::Version { format: FORMAT, found: manifest.schema_version, supported: VERSION_FROZEN });
         }
         if manifest.media_type != media::MANIFEST {
             return Err(FormatError::NotThisFormat { format: FORMAT, found: manifest.media_type.chars().take(100).collect() });
@@ -214,19 +229,45 @@ impl Manifest {
                 let Some(variant) = &artefact.variant else {
                     return Err(damaged(format!("the code {} does not say where it runs", artefact.digest)));
                 };
-                let place = (&variant.engine, &variant.target, variant.cpu);
+                let place = (artefact.is_resume(), &variant.engine, &variant.target, variant.cpu);
                 if variants.contains(&place) {
                     return Err(damaged(format!(
                         "two code objects for {} on {} {}",
-                        place.0.escape_default(),
                         place.1.escape_default(),
-                        place.2
+                        place.2.escape_default(),
+                        place.3
                     )));
                 }
                 variants.push(place);
             }
         }
+        manifest.check_frozen().map_err(damaged)?;
         Ok(manifest)
+    }
+
+    /// What a frozen function names has to be there, each as what it is.
+    fn check_frozen(&self) -> Result<(), String> {
+        let frozen = self.function.as_ref().and_then(|function| function.frozen.as_ref());
+        if frozen.is_some() != (self.schema_version == VERSION_FROZEN) {
+            return Err(format!("version {} does not go with whether the function is frozen", self.schema_version));
+        }
+        let Some(frozen) = frozen else {
+            let resume = self.artefacts.iter().find(|artefact| artefact.is_resume());
+            return resume.map_or(Ok(()), |resume| Err(format!("{} resumes a function that is not frozen", resume.digest)));
+        };
+        let is = |digest: &Digest, media_type: &str| {
+            self.artefacts.iter().any(|artefact| artefact.digest == *digest && artefact.media_type == media_type)
+        };
+        if frozen.layers.is_empty() || frozen.layers.len() > MAX_LAYERS {
+            return Err(format!("{} heap layers, not 1 to {MAX_LAYERS}", frozen.layers.len()));
+        }
+        if let Some(missing) = frozen.layers.iter().find(|layer| !is(layer, media::HEAP)) {
+            return Err(format!("the heap layer {missing} is no artefact of the image"));
+        }
+        if !is(&frozen.record, media::FREEZE_RECORD) {
+            return Err(format!("the freeze record {} is no artefact of the image", frozen.record));
+        }
+        Ok(())
     }
 
     /// A newer version may have fields that this reader does not know: then the version is what is worth saying.
@@ -241,17 +282,25 @@ impl Manifest {
             Ok(versioned) if versioned.media_type != media::MANIFEST => {
                 FormatError::NotThisFormat { format: FORMAT, found: versioned.media_type.chars().take(100).collect() }
             }
-            Ok(versioned) if versioned.schema_version != VERSION => {
-                FormatError::Version { format: FORMAT, found: versioned.schema_version, supported: VERSION }
+            Ok(versioned) if !(VERSION..=VERSION_FROZEN).contains(&versioned.schema_version) => {
+                FormatError::Version { format: FORMAT, found: versioned.schema_version, supported: VERSION_FROZEN }
             }
             Ok(_) => FormatError::Damaged { format: FORMAT, what: error.to_string() },
             Err(_) => FormatError::NotThisFormat { format: FORMAT, found: error.to_string() },
         }
     }
 
-    /// The code objects with the places where they run.
+    /// The code objects of the whole module with the places where they run.
     pub fn code(&self) -> impl Iterator<Item = (&Artefact, &Variant)> {
-        self.artefacts.iter().filter(|artefact| artefact.is_code()).filter_map(|artefact| Some((artefact, artefact.variant.as_ref()?)))
+        let whole = |artefact: &&Artefact| artefact.is_code() && !artefact.is_resume();
+        self.artefacts.iter().filter(whole).filter_map(|artefact| Some((artefact, artefact.variant.as_ref()?)))
+    }
+
+    /// The resume object that goes with the code object of `variant`.
+    #[must_use]
+    pub fn resume_for(&self, variant: &Variant) -> Option<&Artefact> {
+        let fits = |other: &Variant| (&other.engine, &other.target, other.cpu) == (&variant.engine, &variant.target, variant.cpu);
+        self.artefacts.iter().find(|artefact| artefact.is_resume() && artefact.variant.as_ref().is_some_and(fits))
     }
 
     /// The best code object of `engine` that a host of `level` can run: the one of the highest level that is not above the host's.
@@ -277,8 +326,10 @@ impl Manifest {
     /// lists.
     #[must_use]
     pub fn unused_by(&self, target: &str, level: CpuLevel) -> BTreeSet<Digest> {
-        self.code_blobs(|artefact, variant| {
-            self.best_code(&variant.engine, target, level).is_none_or(|(best, _)| best.digest != artefact.digest)
+        self.code_blobs(|artefact, variant| match self.best_code(&variant.engine, target, level) {
+            Some((_, best)) if artefact.is_resume() => variant.cpu != best.cpu || variant.target != best.target,
+            Some((best, _)) => best.digest != artefact.digest,
+            None => true,
         })
     }
 
@@ -346,19 +397,91 @@ mod tests {
     fn leads_back_and_is_stable() {
         let mut manifest = Manifest::new(Some(Descriptor::of(media::WASM, b"w")), None, vec![code(CpuLevel::V2)]);
         manifest.artefacts[0].chunks = Some(Descriptor::of(media::CHUNKS, b"c"));
-        manifest.function = Some(Function { kind: FunctionKind::Command, name: "a".into(), args: vec!["x".into()], env: BTreeMap::new() });
+        manifest.function =
+            Some(Function { kind: FunctionKind::Command, name: "a".into(), args: vec!["x".into()], env: BTreeMap::new(), frozen: None });
         let bytes = manifest.to_bytes();
         assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
         assert_eq!(Manifest::parse(&bytes).unwrap().to_bytes(), bytes);
         assert_eq!(manifest.blobs().count(), 2);
     }
 
+    fn frozen() -> Manifest {
+        let mut native = code(CpuLevel::V2);
+        native.media_type = media::CODE.into();
+        native.variant.as_mut().unwrap().engine = "native".into();
+        let mut resume = native.clone();
+        resume.media_type = media::RESUME.into();
+        resume.digest = Digest::of(b"resume");
+        let heap = Artefact::of(Descriptor::of(media::HEAP, b"heap"));
+        let record = Artefact::of(Descriptor::of(media::FREEZE_RECORD, b"record"));
+        let frozen = Frozen {
+            point: crate::frozen::FreezePoint::Stdin,
+            layers: vec![heap.digest],
+            late_env: BTreeSet::from(["TOKEN".to_owned()]),
+            record: record.digest,
+            risks: vec!["the hash seed".into()],
+        };
+        let function = Function { kind: FunctionKind::Command, name: "a".into(), args: vec![], env: BTreeMap::new(), frozen: Some(frozen) };
+        Manifest::new(None, Some(function), vec![native, resume, heap, record])
+    }
+
+    #[test]
+    fn a_frozen_image_has_a_version_of_its_own_and_all_that_it_names() {
+        let manifest = frozen();
+        assert_eq!(manifest.schema_version, 2);
+        assert_eq!(Manifest::parse(&manifest.to_bytes()).unwrap(), manifest);
+        assert_eq!(manifest.code().count(), 1);
+        let (_, variant) = manifest.best_code("native", "x86_64-unknown-linux-gnu", CpuLevel::V4).unwrap();
+        assert_eq!(manifest.resume_for(variant).unwrap().digest, Digest::of(b"resume"));
+        let higher = Variant { cpu: CpuLevel::V3, ..variant.clone() };
+        assert_eq!(manifest.resume_for(&higher), None);
+
+        let refused = |change: &dyn Fn(&mut Manifest)| {
+            let mut manifest = manifest.clone();
+            change(&mut manifest);
+            Manifest::parse(&manifest.to_bytes()).unwrap_err().to_string()
+        };
+        let layers = |manifest: &mut Manifest, count: usize| {
+            let frozen = manifest.function.as_mut().and_then(|function| function.frozen.as_mut()).unwrap();
+            frozen.layers = vec![frozen.layers[0]; count];
+        };
+        assert!(refused(&|manifest| manifest.schema_version = 1).contains("version 1"));
+        assert!(refused(&|manifest| manifest.function.as_mut().unwrap().frozen = None).contains("version 2"));
+        assert!(refused(&|manifest| drop(manifest.artefacts.remove(2))).contains("heap layer"));
+        assert!(refused(&|manifest| drop(manifest.artefacts.remove(3))).contains("freeze record"));
+        assert!(refused(&|manifest| layers(manifest, 0)).contains("0 heap layers"));
+        assert!(refused(&|manifest| layers(manifest, MAX_LAYERS + 1)).contains("17 heap layers"));
+        let unfrozen = |manifest: &mut Manifest| {
+            manifest.function = None;
+            manifest.schema_version = 1;
+        };
+        assert!(refused(&unfrozen).contains("not frozen"));
+        assert!(refused(&|manifest| manifest.artefacts[1].variant = None).contains("where it runs"));
+    }
+
+    #[test]
+    fn a_host_needs_the_resume_object_of_the_code_that_it_runs() {
+        let mut manifest = frozen();
+        let mut raise = |index: usize, name: &[u8]| {
+            let mut artefact = manifest.artefacts[index].clone();
+            artefact.digest = Digest::of(name);
+            artefact.variant.as_mut().unwrap().cpu = CpuLevel::V3;
+            manifest.artefacts.push(artefact);
+        };
+        raise(0, b"code v3");
+        raise(1, b"resume v3");
+        let target = "x86_64-unknown-linux-gnu";
+        let (code, resume) = (manifest.artefacts[0].digest, manifest.artefacts[1].digest);
+        assert_eq!(manifest.unused_by(target, CpuLevel::V4), BTreeSet::from([code, resume]));
+        assert_eq!(manifest.unused_by(target, CpuLevel::V2), BTreeSet::from([Digest::of(b"code v3"), Digest::of(b"resume v3")]));
+    }
+
     #[test]
     fn refuses_what_it_does_not_know() {
         let text = String::from_utf8(Manifest::new(None, None, vec![code(CpuLevel::V2)]).to_bytes()).unwrap();
         let error = |text: String| Manifest::parse(text.as_bytes()).unwrap_err();
-        let newer = error(text.replace("\"schemaVersion\":1", "\"schemaVersion\":2,\"news\":true"));
-        assert!(newer.to_string().contains("version 2") && newer.to_string().contains("version 1"), "{newer}");
+        let newer = error(text.replace("\"schemaVersion\":1", "\"schemaVersion\":3,\"news\":true"));
+        assert!(newer.to_string().contains("version 3") && newer.to_string().contains("version 2"), "{newer}");
         assert!(matches!(error(text.replace("\"schemaVersion\":1", "\"schemaVersion\":1,\"news\":true")), FormatError::Damaged { .. }));
         assert!(matches!(error(text.replace("preheat.manifest", "other.manifest")), FormatError::NotThisFormat { .. }));
         assert!(matches!(error("junk".into()), FormatError::NotThisFormat { .. }));

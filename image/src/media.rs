@@ -6,8 +6,12 @@ pub const MANIFEST: &str = "application/vnd.preheat.manifest.v1+json";
 pub const CODE_WASMTIME: &str = "application/vnd.preheat.code.wasmtime.v1+elf";
 /// A code object in Preheat's own layout, see [`crate::code`].
 pub const CODE: &str = "application/vnd.preheat.code.v1+elf";
+/// A resume object: code in the layout of [`CODE`] through which a frozen program wakes.
+pub const RESUME: &str = "application/vnd.preheat.resume.v1+elf";
 /// A heap snapshot, see [`crate::heap`].
-pub const HEAP: &str = "application/vnd.preheat.heap.v1";
+pub const HEAP: &str = "application/vnd.preheat.heap.v2";
+/// What a program learned from outside before it was frozen.
+pub const FREEZE_RECORD: &str = "application/vnd.preheat.freeze-record.v1+json";
 /// A chunk list, see [`crate::chunks`].
 pub const CHUNKS: &str = "application/vnd.preheat.chunks.v1";
 /// A signed statement in its envelope.
@@ -46,7 +50,9 @@ mod tests {
             MANIFEST,
             CODE_WASMTIME,
             CODE,
+            RESUME,
             HEAP,
+            FREEZE_RECORD,
             CHUNKS,
             STATEMENT,
             STATEMENT_PAYLOAD,

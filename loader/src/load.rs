@@ -165,6 +165,20 @@ impl TrustedImage {
         Ok(TrustedCode::new(self.open(artefact)?, variant.engine.clone()))
     }
 
+    /// Opens the resume object through which a frozen program wakes that runs `code`, a code object of this image.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when the image has none for it, else as [`TrustedImage::code`].
+    pub fn resume(&self, code: &TrustedCode) -> Result<TrustedCode, StoreError> {
+        let missing = StoreError::Missing(code.file.artefact.digest);
+        let variant = code.file.artefact.variant.as_ref();
+        let artefact = variant.and_then(|variant| self.manifest.resume_for(variant)).ok_or(missing)?;
+        if !self.statement().covers(&artefact.digest) {
+            return Err(StoreError::Refused { digest: self.digest, refusal: Refusal::NotCovered(artefact.digest) });
+        }
+        Ok(TrustedCode::new(self.open(artefact)?, code.engine.clone()))
+    }
+
     /// Opens an artefact that is not code.
     ///
     /// # Errors

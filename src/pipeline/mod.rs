@@ -351,7 +351,7 @@ impl Builder {
             code_keys.insert(cpu.name(), fields.key().to_string());
             compilers.push((*cpu, compiler, fields));
         }
-        let function = Function { kind: source.kind, name: name.to_owned(), args: self.args.clone(), env: self.env.clone() };
+        let function = Function { kind: source.kind, name: name.to_owned(), args: self.args.clone(), env: self.env.clone(), frozen: None };
         let fields = self.image_fields(engine, reason.as_deref(), &function, &descriptor, &code_keys);
         let key = fields.key();
         if !self.anew
@@ -565,7 +565,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path());
         let key = |builder: Builder, kind, name: &str, source: &[u8], code: &str| {
-            let function = Function { kind, name: name.into(), args: builder.args.clone(), env: builder.env.clone() };
+            let (args, env) = (builder.args.clone(), builder.env.clone());
+            let function = Function { kind, name: name.into(), args, env, frozen: None };
             builder.image_fields(
                 Engine::Wasmtime,
                 None,
@@ -590,7 +591,7 @@ mod tests {
             assert_eq!(base.differences(&other).iter().map(|(name, ..)| *name).collect::<Vec<_>>(), [field]);
         }
         let of_engine = |engine, reason| {
-            let function = Function { kind: command, name: "a".into(), args: Vec::new(), env: BTreeMap::new() };
+            let function = Function { kind: command, name: "a".into(), args: Vec::new(), env: BTreeMap::new(), frozen: None };
             let code = BTreeMap::from([("x86-64-v2", "k".to_owned())]);
             new().image_fields(engine, reason, &function, &Descriptor::of(media::WASM, b"wasm"), &code)
         };

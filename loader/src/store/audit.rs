@@ -114,7 +114,7 @@ impl Store {
             return Some((Refusal::RevokedBlob(part), Some(part), Some(manifest)));
         }
         // A builder takes code that is there already. If all who vouched for that are revoked by now, it vouches for theirs.
-        let bad = manifest.code().find_map(|(artefact, _)| {
+        let bad = manifest.artefacts.iter().filter(|artefact| artefact.is_code()).find_map(|artefact| {
             let record = self.entry(&artefact.digest).ok()??;
             let refusal = policy.choose_at(&record, Kind::CodeObject, now).err()?;
             let revoked = matches!(refusal, Refusal::RevokedKey(_) | Refusal::RevokedBuild(_) | Refusal::RevokedSource(_));

@@ -191,7 +191,9 @@ fn once(image: &Manifest) -> Result<Vec<Descriptor>, FormatError> {
 fn file_name(blob: &Descriptor) -> String {
     let (stem, extension) = match blob.media_type.as_str() {
         media::CODE | media::CODE_WASMTIME => ("code", "elf"),
+        media::RESUME => ("resume", "elf"),
         media::HEAP => ("heap", "bin"),
+        media::FREEZE_RECORD => ("freeze-record", "json"),
         media::CHUNKS => ("chunks", "bin"),
         media::STATEMENT => ("statement", "json"),
         spec::EMPTY => ("empty", "json"),
@@ -212,7 +214,7 @@ mod tests {
         code.variant = Some(Variant { engine: "wasmtime".into(), target, cpu: CpuLevel::V2, key: Digest::of(b"key") });
         code.chunks = Some(Descriptor::of(media::CHUNKS, b"chunks"));
         let heap = Artefact::of(Descriptor::of(media::HEAP, b"heap"));
-        let function = Function { kind: FunctionKind::Command, name: "../app".into(), args: vec![], env: BTreeMap::new() };
+        let function = Function { kind: FunctionKind::Command, name: "../app".into(), args: vec![], env: BTreeMap::new(), frozen: None };
         let mut image = Manifest::new(None, Some(function), vec![code, heap.clone(), heap]);
         image.annotations.insert("org.opencontainers.image.revision".into(), "abc".into());
         image.annotations.insert("other".into(), "x".into());
