@@ -96,6 +96,7 @@ pub use pipeline::{
     BuildError, Builder, Built, BuiltCode, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Rebuild, Rebuilt, source_digest,
 };
 pub use preheat_call::{Cause, Directory, HostCall, HostError, HostFunction, Input, Output, Request, RunError, Value, ValueType};
+pub use preheat_image::frozen::{FreezePoint, Frozen};
 pub use preheat_image::{CpuLevel, Digest, Manifest, Reference, manifest, media};
 pub use preheat_loader::{
     CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,

@@ -192,7 +192,7 @@ impl Runtime {
         let code = image.code(engine.name(), TARGET, level)?;
         let digest = code.file().artefact().digest;
         let loaded = match engine {
-            Engine::Native => Loaded::Native(self.engines.native()?.load(code, &function)?),
+            Engine::Native => Loaded::Native(self.engines.native()?.load_image(&image, code, &function)?),
             Engine::Wasmtime => Loaded::Wasmtime(self.engines.wasmtime()?.load(code, &function)?),
         };
         Ok(Image { loaded, executor: Arc::clone(&self.executor), guard: self.images.add(image, digest) })

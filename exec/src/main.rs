@@ -88,7 +88,7 @@ fn load(arguments: &Arguments) -> Result<Loaded, RunError> {
         }
         error => error,
     })?;
-    NativeEngine::new(EngineOptions::default())?.load(code, &function)
+    NativeEngine::new(EngineOptions::default())?.load_image(&image, code, &function)
 }
 
 /// Ends the process a little after the deadline. The engine ends a guest in its loops and its waits, but an inherited output may be

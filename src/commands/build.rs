@@ -1,10 +1,12 @@
 use super::{BuildOptions, Global, Shared, parse_variable};
 use crate::ui;
+use anyhow::Context as _;
 use clap::Args;
-use preheat::{Builder, Built, Reference};
+use preheat::{Baked, Builder, Built, Directory, Engine, EngineChoice, Freeze, FreezeLimits, FreezePoint, Reference};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Compile Wasm into a signed image in the store
 #[derive(Args)]
@@ -14,7 +16,9 @@ Examples:
   preheat build app.wasm
   preheat build app.wasm --tag team/app:v1 --cpu v2,v3,v4
   preheat build app.wasm --engine auto                the native engine where it can, and the reason where it can't
-  preheat build app.wasm --env LANG=C -- --serve      arguments that every run gets first")]
+  preheat build app.wasm --env LANG=C -- --serve      arguments that every run gets first
+  preheat build python.wasm --freeze stdin -- -c \"$(cat handler.py)\"
+                                                      run it now up to where it reads its event; `run` goes on there")]
 pub(crate) struct Build {
     /// Wasm module or component, binary or text
     file: PathBuf,
@@ -27,11 +31,80 @@ pub(crate) struct Build {
     /// Environment variable that the function sees unless `run` sets it; repeatable
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    freeze: FreezeArgs,
     /// Keep the Wasm bytes in the image, so that it can be built again from the store
     #[arg(long)]
     keep_source: bool,
     #[command(flatten)]
     pub(super) options: BuildOptions,
+}
+
+/// How a function is frozen.
+#[derive(Args)]
+#[command(next_help_heading = "Freezing")]
+struct FreezeArgs {
+    /// Run the program now, up to this point, and make its state there the image: stdin, init or import:MODULE.NAME
+    #[arg(long, value_name = "POINT")]
+    freeze: Option<FreezePoint>,
+    /// With `--freeze init`: run this export instead of `_initialize` or `wizer-initialize`
+    #[arg(long, value_name = "EXPORT", requires = "freeze")]
+    init_export: Option<String>,
+    /// Directory that the program sees while it is frozen, and `run` must grant under the same guest name; repeatable
+    #[arg(long, value_name = "HOST[::GUEST]", requires = "freeze")]
+    dir: Vec<String>,
+    /// The same, only for reading; repeatable
+    #[arg(long, value_name = "HOST[::GUEST]", requires = "freeze")]
+    ro_dir: Vec<String>,
+    /// Environment variable that is absent now, and that each `run` may set; found in /preheat/env; repeatable
+    #[arg(long, value_name = "NAME", requires = "freeze")]
+    late_env: Vec<String>,
+    /// Give the program the directory /preheat, with `random` and `env` in it, to read from after waking
+    #[arg(long, requires = "freeze")]
+    wake_dir: bool,
+    /// Freeze even a program that drew random numbers and draws none after waking
+    #[arg(long, requires = "freeze")]
+    allow_frozen_random: bool,
+    /// Refuse if any of these would be baked in, of clock, env, files, random, output
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "freeze")]
+    deny_frozen: Vec<Baked>,
+    /// Input of a trial call, where it is to be seen whether the program draws random numbers anew [default: no input]
+    #[arg(long, value_name = "FILE", requires = "freeze")]
+    trial_input: Option<PathBuf>,
+    /// Longest time that the program may take until it is frozen
+    #[arg(long, value_parser = ui::parse_time, value_name = "TIME", default_value = "60s", requires = "freeze")]
+    freeze_timeout: Duration,
+    /// Most memory that each of its memories may have until then, such as 256M
+    #[arg(long, value_parser = ui::parse_size, value_name = "SIZE", requires = "freeze")]
+    freeze_max_memory: Option<u64>,
+}
+
+impl FreezeArgs {
+    /// How to freeze, if at all.
+    fn freeze(&self) -> anyhow::Result<Option<Freeze>> {
+        let Some(point) = &self.freeze else { return Ok(None) };
+        let mut freeze = Freeze::at(point.clone())
+            .wake_dir(self.wake_dir)
+            .allow_frozen_random(self.allow_frozen_random)
+            .deny(self.deny_frozen.iter().copied());
+        for (dirs, writable) in [(&self.dir, true), (&self.ro_dir, false)] {
+            for dir in dirs {
+                let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
+                freeze = freeze.dir(Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable });
+            }
+        }
+        for name in &self.late_env {
+            freeze = freeze.late_env(name);
+        }
+        if let Some(export) = &self.init_export {
+            freeze = freeze.init_export(export);
+        }
+        if let Some(path) = &self.trial_input {
+            freeze = freeze.trial_input(std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?);
+        }
+        let memory = self.freeze_max_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        Ok(Some(freeze.limits(FreezeLimits { time: self.freeze_timeout, memory, ..FreezeLimits::default() })))
+    }
 }
 
 impl Build {
@@ -41,6 +114,12 @@ impl Build {
         let mut builder = shared.apply(self.options.apply(Builder::new(&home)?)).args(self.args).keep_source(self.keep_source);
         for (name, value) in self.env {
             builder = builder.env(name, value);
+        }
+        if let Some(freeze) = self.freeze.freeze()? {
+            builder = builder.freeze(freeze);
+            if self.options.engine.is_none() {
+                builder = builder.engine(EngineChoice::Only(Engine::Native));
+            }
         }
         for reference in &self.tag {
             builder = builder.tag(reference.clone());
@@ -65,6 +144,19 @@ impl Build {
         for code in &built.code {
             let how = code.compiled_in.map_or_else(|| "already there".into(), |took| format!("compiled in {}", ui::time(took)));
             eprintln!("{}  {:>8}  {how}", code.cpu, ui::bytes(code.size));
+        }
+        if let Some(frozen) = &built.frozen {
+            eprintln!(
+                "frozen at {} after {}: {} frames, {} of heap, {} of code to resume",
+                frozen.point,
+                ui::time(frozen.ran_for),
+                frozen.frames,
+                ui::bytes(frozen.heap),
+                ui::bytes(frozen.resume)
+            );
+            for risk in &frozen.risks {
+                eprintln!("risk: {risk}");
+            }
         }
         for name in self.tag.iter().filter_map(Reference::name) {
             eprintln!("{name}");
@@ -98,5 +190,13 @@ pub(super) fn report(built: &Built) -> serde_json::Value {
         "engineReason": built.engine_reason,
         "compiled": built.compiled(),
         "code": code,
+        "frozen": built.frozen.as_ref().map(|frozen| json!({
+            "point": frozen.point,
+            "frames": frozen.frames,
+            "heapBytes": frozen.heap,
+            "resumeBytes": frozen.resume,
+            "ranForSeconds": frozen.ran_for.as_secs_f64(),
+            "risks": frozen.risks,
+        })),
     })
 }

@@ -55,6 +55,19 @@ impl Inspect {
                 ui::say!("env       {}={}", name.escape_debug(), value.escape_debug());
             }
         }
+        if let Some(frozen) = manifest.function.as_ref().and_then(|function| function.frozen.as_ref()) {
+            ui::say!("frozen    at {}", frozen.point.to_string().escape_debug());
+            for name in &frozen.late_env {
+                ui::say!("late env  {}", name.escape_debug());
+            }
+            for risk in &frozen.risks {
+                ui::say!("risk      {}", risk.escape_debug());
+            }
+            match store.read_blob(&frozen.record, MAX_RECORD) {
+                Ok(record) => show_record(&record),
+                Err(error) => ui::say!("record    {error}"),
+            }
+        }
         if let Some(reason) = manifest.annotations.get(preheat::manifest::ENGINE_REASON) {
             ui::say!("engine    not native: {}", reason.escape_debug());
         }

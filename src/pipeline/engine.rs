@@ -110,7 +110,8 @@ pub(super) enum CompileError {
 }
 
 impl Compiler {
-    pub(super) fn new(engine: Engine, cpu: CpuLevel, optimize: Optimize) -> Result<Self, String> {
+    /// `capture`: for code that can say where its values are, native only.
+    pub(super) fn new(engine: Engine, cpu: CpuLevel, optimize: Optimize, capture: bool) -> Result<Self, String> {
         match engine {
             Engine::Native => {
                 let optimize = match optimize {
@@ -118,7 +119,7 @@ impl Compiler {
                     Optimize::Size => preheat_compiler::Optimize::Size,
                     Optimize::None => preheat_compiler::Optimize::None,
                 };
-                let options = preheat_compiler::CompileOptions { optimize, ..preheat_compiler::CompileOptions::new(cpu) };
+                let options = preheat_compiler::CompileOptions { optimize, capture, ..preheat_compiler::CompileOptions::new(cpu) };
                 preheat_compiler::Compiler::new(options).map(Self::Native).map_err(|error| error.to_string())
             }
             Engine::Wasmtime => {

@@ -1,10 +1,12 @@
 //! Building: from Wasm to a signed image in the store, compiling only what is not there yet.
 
 mod engine;
+mod freeze;
 mod rebuild;
 mod wasm;
 
 pub use engine::{DEFAULT_ENGINE, Engine, EngineChoice};
+pub use freeze::{Baked, BuiltFrozen, Freeze};
 pub use rebuild::{Rebuild, Rebuilt, source_digest};
 pub(crate) use wasm::interface;
 
@@ -12,7 +14,7 @@ use crate::remote::BuildCache;
 use engine::{CompileError, Compiler};
 use preheat_image::key::field;
 use preheat_image::keys::Signer;
-use preheat_image::manifest::{Artefact, Descriptor, ENGINE_REASON, Function, Variant};
+use preheat_image::manifest::{Artefact, Descriptor, ENGINE_REASON, Function, FunctionKind, Variant};
 use preheat_image::reference::DEFAULT_NAMESPACE;
 use preheat_image::statement::{Envelope, Kind};
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Reference, Statement, chunks, media};
@@ -61,6 +63,14 @@ pub enum BuildError {
     /// The store can't do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The program can't be frozen, or must not be.
+    #[error("{name}: {source}")]
+    Freeze {
+        /// The file or the name given.
+        name: String,
+        /// Why.
+        source: preheat_native_wasi::FreezeError,
+    },
     /// The options make no sense.
     #[error("{0}")]
     Usage(String),
@@ -81,6 +91,8 @@ pub struct Built {
     pub engine_reason: Option<String>,
     /// Its code objects, lowest CPU level first.
     pub code: Vec<BuiltCode>,
+    /// How it was frozen, if it was frozen now.
+    pub frozen: Option<BuiltFrozen>,
 }
 
 /// A code object of an image.
@@ -107,7 +119,7 @@ impl Built {
 }
 
 /// Makes images.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
     home: Home,
@@ -124,6 +136,9 @@ pub struct Builder {
     /// Whether an image is made even where one is there; code objects that are there and trusted are used.
     anew: bool,
     caches: Option<Arc<BuildCache>>,
+    freeze: Option<Freeze>,
+    /// Code that can say where its values are: for a program that is frozen while building.
+    capture: bool,
 }
 
 /// A code object on its way into an image.
@@ -154,6 +169,8 @@ impl Builder {
             tags: Vec::new(),
             anew: false,
             caches: None,
+            freeze: None,
+            capture: false,
         })
     }
 
@@ -192,6 +209,12 @@ impl Builder {
     /// An environment variable that the function sees unless its caller sets it.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Freezes the function: it runs while building, up to a point, and each call goes on from there. Native engine only.
+    pub fn freeze(mut self, freeze: Freeze) -> Self {
+        self.freeze = Some(freeze);
         self
     }
 
@@ -279,7 +302,7 @@ impl Builder {
         let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
         self.name(&digest)?;
         publication.finish()?;
-        Ok(Built { digest, key: fields.key(), cached: false, engine: None, engine_reason: None, code: Vec::new() })
+        Ok(Built { digest, key: fields.key(), cached: false, engine: None, engine_reason: None, code: Vec::new(), frozen: None })
     }
 
     /// Everything but the source file that decides which image comes out.
@@ -295,6 +318,7 @@ impl Builder {
             .with(field::ARGS, json(&self.args))
             .with(field::ENV, json(&self.env))
             .with(field::ENGINE, self.engine)
+            .with(field::FREEZE, self.freeze.as_ref().map(Freeze::declared).unwrap_or_default())
             .with(field::COMPILER, json(&Engine::ALL.map(Engine::compiler)))
             .with(field::BUILD_ID, json(&Engine::ALL.map(Engine::build_id)));
         fields.key()
@@ -316,6 +340,9 @@ impl Builder {
             return Err(BuildError::Usage(format!("`{}` can't be a namespace", self.namespace)));
         }
         let source = wasm::read(bytes).map_err(|what| BuildError::Input { name: shown.to_owned(), what })?;
+        if let Some(freeze) = &self.freeze {
+            return self.build_frozen(freeze, name, shown, &source);
+        }
         match self.engine {
             EngineChoice::Only(Engine::Native) if source.kind.is_component() => {
                 Err(BuildError::Unsupported { name: shown.to_owned(), what: NO_COMPONENTS.into() })
@@ -346,12 +373,12 @@ impl Builder {
         let mut code_keys = BTreeMap::new();
         let mut compilers = Vec::new();
         for cpu in &self.levels {
-            let compiler = Compiler::new(engine, *cpu, self.optimize).map_err(input)?;
+            let compiler = Compiler::new(engine, *cpu, self.optimize, self.capture).map_err(input)?;
             let fields = compiler.key_fields(&descriptor.digest);
             code_keys.insert(cpu.name(), fields.key().to_string());
             compilers.push((*cpu, compiler, fields));
         }
-        let function = Function { kind: source.kind, name: name.to_owned(), args: self.args.clone(), env: self.env.clone(), frozen: None };
+        let function = self.function(source.kind, name);
         let fields = self.image_fields(engine, reason.as_deref(), &function, &descriptor, &code_keys);
         let key = fields.key();
         if !self.anew
@@ -414,7 +441,11 @@ impl Builder {
         // Before the publication ends, so that no collection comes between the image and its names.
         self.name(&digest)?;
         publication.finish()?;
-        Ok(Built { digest, key, cached: false, engine: Some(engine), engine_reason: reason, code })
+        Ok(Built { digest, key, cached: false, engine: Some(engine), engine_reason: reason, code, frozen: None })
+    }
+
+    fn function(&self, kind: FunctionKind, name: &str) -> Function {
+        Function { kind, name: name.to_owned(), args: self.args.clone(), env: self.env.clone(), frozen: None }
     }
 
     fn name(&self, digest: &Digest) -> Result<(), BuildError> {
@@ -523,6 +554,7 @@ impl Builder {
             engine: engine_of(manifest),
             engine_reason: manifest.annotations.get(ENGINE_REASON).cloned(),
             code: manifest.code().map(code).collect(),
+            frozen: None,
         }))
     }
 }
@@ -558,7 +590,6 @@ fn json(value: &impl serde::Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use preheat_image::manifest::FunctionKind;
 
     #[test]
     fn each_input_of_an_image_changes_its_key() {

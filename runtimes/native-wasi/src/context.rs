@@ -1,10 +1,11 @@
 //! What the host keeps for one instance.
 
 use crate::cancel::Cancellation;
-use preheat_call::{Input, Output, Request, RunError};
+use preheat_call::{Directory, Input, Output, Request, RunError};
 use preheat_image::manifest::Function;
-use preheat_native::Memory;
+use preheat_native::{CapturedStack, Memory};
 use preheat_wasi::{Context, Grants, Interrupt, OutputBuffer, Preopen};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +15,8 @@ pub(crate) struct State {
     pub(crate) wasi: Context,
     /// The guest's memory, once a host function has asked for it: there is one instance in a store.
     pub(crate) memory: Option<Memory>,
+    /// The stack of a program that came to its freeze point.
+    pub(crate) stack: Option<CapturedStack>,
 }
 
 /// What every request is given that asks for nothing of its own.
@@ -34,7 +37,11 @@ pub(crate) fn state(
 ) -> Result<State, RunError> {
     let own = request.program.is_some() || !request.args.is_empty() || !request.env.is_empty() || !request.dirs.is_empty();
     let grants = if own { Arc::new(grants(function, request)?) } else { Arc::clone(base) };
-    let mut wasi = Context::new(grants);
+    Ok(state_of(Context::new(grants), request, cancellation))
+}
+
+/// Gives a context the request's streams.
+pub(crate) fn state_of(mut wasi: Context, request: &Request, cancellation: Option<&Cancellation>) -> State {
     match &request.stdin {
         Input::Empty => {}
         Input::Bytes(bytes) => wasi.set_stdin(preheat_wasi::Input::Bytes(bytes.clone())),
@@ -47,7 +54,7 @@ pub(crate) fn state(
         wasi.set_stderr(output);
     }
     set_interrupt(&mut wasi, None, cancellation);
-    Ok(State { wasi, memory: None })
+    State { wasi, memory: None, stack: None }
 }
 
 /// Sets what ends the guest's waits.
@@ -71,12 +78,22 @@ fn output(output: &Output, inherited: fn() -> preheat_wasi::Output) -> Option<pr
 }
 
 fn grants(function: &Function, request: &Request) -> Result<Grants, RunError> {
-    let program = request.program.as_ref().unwrap_or(&function.name);
-    let mut grants = Grants::new().args([program]).args(&function.args).args(&request.args);
-    for (name, value) in function.env.iter().filter(|(name, _)| !request.env.contains_key(*name)).chain(&request.env) {
+    grant(function, request.program.as_ref().unwrap_or(&function.name), &request.args, &request.env, &request.dirs)
+}
+
+/// What a function has been given, and what a caller adds.
+pub(crate) fn grant(
+    function: &Function,
+    program: &str,
+    args: &[String],
+    env: &BTreeMap<String, String>,
+    dirs: &[Directory],
+) -> Result<Grants, RunError> {
+    let mut grants = Grants::new().args([program]).args(&function.args).args(args);
+    for (name, value) in function.env.iter().filter(|(name, _)| !env.contains_key(*name)).chain(env) {
         grants = grants.env(name, value);
     }
-    for dir in &request.dirs {
+    for dir in dirs {
         let opened = Preopen::open(&dir.host, &dir.guest, dir.writable);
         let failed = |error: std::io::Error| RunError::Directory { path: dir.host.display().to_string(), why: error.into() };
         grants = grants.preopen(opened.map_err(failed)?);

@@ -1,0 +1,3 @@
+module example/frozen
+
+go 1.24

@@ -1,0 +1,225 @@
+//! Running a program up to the point at which it is frozen.
+
+use crate::context::{State, grant};
+use crate::engine::{ENGINE, NativeEngine};
+use crate::error::{cause, of_load};
+use crate::link::{self, Stopping};
+use crate::loaded::{begin, limits};
+use preheat_call::{Directory, RunError};
+use preheat_image::FormatError;
+use preheat_image::frozen::FreezePoint;
+use preheat_image::heap::HeapBuilder;
+use preheat_image::manifest::Function;
+use preheat_loader::TrustedCode;
+use preheat_native::{CapturedStack, CapturedState, Error, Instance, Module, Store};
+use preheat_wasi::{Context, FreezeRefusal, Grants, OutputStream, Record, Recording, Stop};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the real-time clock shows when a program begins that is going to be frozen, in nanoseconds: the first second of 2020. It must be the
+/// same in every build, and not before what programs take for a broken clock.
+const REALTIME: u64 = 1_577_836_800_000_000_000;
+
+/// What initialises a module, in the order in which they are looked for.
+const INITIALIZERS: [&str; 2] = ["_initialize", "wizer-initialize"];
+
+/// What a program may take until it is frozen.
+#[derive(Debug, Clone, Copy)]
+pub struct FreezeLimits {
+    /// How long it may run.
+    pub time: Duration,
+    /// Most bytes that each of its memories may have.
+    pub memory: Option<usize>,
+    /// Most bytes of output that it may write: they are written again at each wake-up.
+    pub output: usize,
+}
+
+impl Default for FreezeLimits {
+    /// A minute, as much memory as the engine allows, 64 KiB of output.
+    fn default() -> Self {
+        Self { time: Duration::from_secs(60), memory: None, output: 64 << 10 }
+    }
+}
+
+/// How a program is frozen.
+#[derive(Debug, Clone)]
+pub struct FreezeOptions<'a> {
+    /// Where.
+    pub point: &'a FreezePoint,
+    /// For [`FreezePoint::Init`]: the export to run instead of the usual ones.
+    pub init_export: Option<&'a str>,
+    /// The directories that it sees.
+    pub dirs: &'a [Directory],
+    /// The variables that it gets when it wakes up.
+    pub late_env: Vec<&'a str>,
+    /// Whether it has the wake directory.
+    pub wake_dir: bool,
+    /// From what its random numbers are made.
+    pub seed: [u8; 32],
+    /// What it may take.
+    pub limits: FreezeLimits,
+}
+
+/// A frozen program.
+#[derive(Debug)]
+pub struct Frost {
+    /// The calls at which its frames are, ascending, each once: index of the function, and offset of the call instruction in the Wasm bytes;
+    /// of an imported function none. Empty if it has no stack.
+    pub sites: Vec<(u32, Option<u32>)>,
+    /// How many frames its stack has.
+    pub frames: usize,
+    /// Its heap snapshot.
+    pub heap: Vec<u8>,
+    /// What it learned before.
+    pub record: Record,
+    /// Whether it wrote output before, which each wake-up writes again.
+    pub wrote_output: bool,
+}
+
+impl Frost {
+    /// The files that it read, by the guest's paths, with their digests.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, String> {
+        self.record.files.iter().map(|file| (file.guest_path(), file.digest.to_string())).collect()
+    }
+}
+
+/// Why a program was not frozen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FreezeError {
+    /// It ended before it came to the freeze point.
+    #[error("it ended with exit code {code} before it came to its freeze point, {point}{said}")]
+    Ended {
+        /// Its exit code.
+        code: i32,
+        /// The freeze point.
+        point: FreezePoint,
+        /// What it wrote to standard error, in words.
+        said: String,
+    },
+    /// It failed on the way.
+    #[error("on its way to the freeze point: {0}")]
+    Run(#[from] RunError),
+    /// What the host keeps for it can't be made again.
+    #[error("it can't be frozen: {0}")]
+    Host(#[from] FreezeRefusal),
+    /// Something else of its state can't be kept.
+    #[error("it can't be frozen: {0}")]
+    State(preheat_native::Error),
+    /// Its state can't be written down.
+    #[error("it can't be frozen: {0}")]
+    Format(#[from] FormatError),
+    /// Freezing it is not allowed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl NativeEngine {
+    /// Runs a program, in code that was compiled to be captured, until it comes to its freeze point, and gives its state there.
+    ///
+    /// # Errors
+    /// When it fails, ends, or takes too much on the way, or has something that can't be kept.
+    pub fn freeze(&self, code: TrustedCode, function: &Function, options: &FreezeOptions<'_>) -> Result<Frost, FreezeError> {
+        if code.engine() != ENGINE {
+            return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())).into());
+        }
+        let module = Module::load(&self.inner.engine, code).map_err(of_load)?;
+        let stopping = match options.point {
+            FreezePoint::Import { module, name } => Some(Stopping { module, name }),
+            FreezePoint::Stdin | FreezePoint::Init => None,
+        };
+        let failed = |error: Error| FreezeError::Run(RunError::Link(cause(error)));
+        let linker = link::freezing(&module, &self.inner.host_functions, stopping).map_err(failed)?;
+        let pre = linker.instantiate_pre(&module).map_err(failed)?;
+
+        let recording = Recording::new(options.seed, REALTIME).max_output(options.limits.output);
+        let mut wasi = Context::recorded(Arc::new(grants(function, options)?), recording.clone());
+        wasi.set_freeze(*options.point == FreezePoint::Stdin);
+        let state = State { wasi, memory: None, stack: None };
+        let mut store = Store::new(&self.inner.engine, state).map_err(failed)?;
+        store.set_limits(limits(&self.inner.engine, options.limits.memory));
+        begin(&mut store, Some(options.limits.time), None);
+        let instance = pre.instantiate(&mut store).map_err(|error| failure(error, options, &recording))?;
+        run_to_the_point(&mut store, instance, options, &recording)?;
+
+        let stack = store.data_mut().stack.take();
+        let captured = instance.capture(&mut store).map_err(FreezeError::State)?;
+        let host = store.data().wasi.host_state()?;
+        let heap = encode(&store, &captured, stack.as_ref(), &host.encode(), &module)?;
+        let frames = stack.as_ref().map_or(0, |stack| stack.frames.len());
+        let mut sites: Vec<_> = stack.iter().flat_map(|stack| &stack.frames).map(|frame| (frame.function, frame.site)).collect();
+        sites.sort_unstable();
+        sites.dedup();
+        Ok(Frost { sites, frames, heap, record: recording.record(), wrote_output: !host.output().is_empty() })
+    }
+}
+
+fn grants(function: &Function, options: &FreezeOptions<'_>) -> Result<Grants, RunError> {
+    let mut grants = grant(function, &function.name, &[], &BTreeMap::new(), options.dirs)?;
+    for name in &options.late_env {
+        grants = grants.late_env(*name);
+    }
+    Ok(if options.wake_dir { grants.wake_directory() } else { grants })
+}
+
+/// Runs a fresh instance until it is where it shall be frozen.
+fn run_to_the_point(
+    store: &mut Store<State>,
+    instance: Instance,
+    options: &FreezeOptions<'_>,
+    recording: &Recording,
+) -> Result<(), FreezeError> {
+    let call = |store: &mut Store<State>, name: &str| {
+        let function = instance.typed_func::<(), ()>(&*store, name).map_err(|error| RunError::Usage(format!("`{name}`: {error}")))?;
+        Ok::<_, FreezeError>(function.call(store, ()))
+    };
+    if *options.point == FreezePoint::Init {
+        let there = |name: &&str| instance.export(&*store, name).is_some();
+        let name = match options.init_export {
+            Some(name) => name,
+            None => INITIALIZERS.into_iter().find(there).ok_or_else(|| {
+                let names = INITIALIZERS.map(|name| format!("`{name}`")).join(" nor ");
+                FreezeError::Refused(format!("it exports neither {names}; say with --init-export what initialises it"))
+            })?,
+        };
+        return call(store, name)?.map_err(|error| failure(error, options, recording));
+    }
+    match call(store, "_start")? {
+        Ok(()) => Err(ended(0, options, recording)),
+        Err(error) if matches!(error.downcast_host::<Stop>(), Some(Stop::Freeze)) => Ok(()),
+        Err(error) => Err(failure(error, options, recording)),
+    }
+}
+
+/// A call that did not come to the freeze point.
+fn failure(error: Error, options: &FreezeOptions<'_>, recording: &Recording) -> FreezeError {
+    match crate::error::ended(error, Some(options.limits.time)) {
+        Ok(code) => ended(code, options, recording),
+        Err(error) => FreezeError::Run(error),
+    }
+}
+
+fn ended(code: i32, options: &FreezeOptions<'_>, recording: &Recording) -> FreezeError {
+    let output = recording.output();
+    let errors = output.iter().filter(|output| output.stream == OutputStream::Stderr).flat_map(|output| &output.bytes);
+    let errors: Vec<u8> = errors.copied().collect();
+    let errors = String::from_utf8_lossy(&errors);
+    let said = errors.lines().rev().find(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!("; it said: {line}"));
+    FreezeError::Ended { code, point: options.point.clone(), said }
+}
+
+fn encode(
+    store: &Store<State>,
+    captured: &CapturedState,
+    stack: Option<&CapturedStack>,
+    host: &[u8],
+    module: &Module,
+) -> Result<Vec<u8>, FreezeError> {
+    let mut builder = captured.builder(store, HeapBuilder::new());
+    for frame in stack.iter().flat_map(|stack| &stack.frames) {
+        builder = builder.frame(frame.function, frame.site, &frame.values);
+    }
+    Ok(builder.host(host).encode(module.source())?)
+}

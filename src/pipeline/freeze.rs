@@ -1,0 +1,453 @@
+//! Building a frozen image: the program runs up to its freeze point, and the image is its state there.
+//!
+//! Three images are made on the way. The *base* is the ordinary image of the module: its code objects are what the frozen one runs on too. The
+//! *capture image* has code that can say where each of its values is, is run once, here, and never again. The frozen image has the base's
+//! code, resume objects, and the heap.
+
+use super::engine::{CompileError, Compiler};
+use super::{BuildError, Builder, Built, Engine, EngineChoice, found_code, json, sign, wasm};
+use preheat_call::Directory;
+use preheat_image::frozen::{FreezePoint, Frozen};
+use preheat_image::key::field;
+use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
+use preheat_image::statement::Kind;
+use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Statement, media};
+use preheat_loader::{LoadOptions, StoreError, TrustedImage};
+use preheat_native_wasi::{EngineOptions, FreezeError, FreezeLimits, FreezeOptions, Frost, NativeEngine};
+use preheat_wasmtime::TARGET;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How a function is frozen.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Freeze {
+    point: FreezePoint,
+    init_export: Option<String>,
+    dirs: Vec<Directory>,
+    late_env: BTreeSet<String>,
+    wake_dir: bool,
+    allow_frozen_random: bool,
+    deny: BTreeSet<Baked>,
+    limits: FreezeLimits,
+    trial_input: Vec<u8>,
+}
+
+/// What can be baked into a frozen image, and be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baked {
+    /// What a clock showed.
+    Clock,
+    /// Environment variables.
+    Env,
+    /// What was in files and directories.
+    Files,
+    /// Random numbers.
+    Random,
+    /// Output that was written before the freeze.
+    Output,
+}
+
+impl Baked {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Clock, Self::Env, Self::Files, Self::Random, Self::Output];
+
+    /// Its name in commands and keys.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clock => "clock",
+            Self::Env => "env",
+            Self::Files => "files",
+            Self::Random => "random",
+            Self::Output => "output",
+        }
+    }
+}
+
+impl std::str::FromStr for Baked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|baked| baked.name() == text).ok_or_else(|| format!("`{text}` is none of clock, env, files, random, output"))
+    }
+}
+
+impl Freeze {
+    /// Freezes at a point, with nothing granted.
+    pub fn at(point: FreezePoint) -> Self {
+        Self {
+            point,
+            init_export: None,
+            dirs: Vec::new(),
+            late_env: BTreeSet::new(),
+            wake_dir: false,
+            allow_frozen_random: false,
+            deny: BTreeSet::new(),
+            limits: FreezeLimits::default(),
+            trial_input: Vec::new(),
+        }
+    }
+
+    /// For [`FreezePoint::Init`]: the export to run instead of `_initialize` or `wizer-initialize`.
+    pub fn init_export(mut self, name: impl Into<String>) -> Self {
+        self.init_export = Some(name.into());
+        self
+    }
+
+    /// A directory that the program sees while it is frozen. Each call has to grant one under the same name in the guest.
+    pub fn dir(mut self, directory: Directory) -> Self {
+        self.dirs.push(directory);
+        self
+    }
+
+    /// An environment variable that is absent while building, and that each call may set. The program finds it in `/preheat/env`.
+    pub fn late_env(mut self, name: impl Into<String>) -> Self {
+        self.late_env.insert(name.into());
+        self
+    }
+
+    /// Gives the program the directory `/preheat`, from which it can get random bytes and late variables after waking.
+    pub fn wake_dir(mut self, wanted: bool) -> Self {
+        self.wake_dir = wanted;
+        self
+    }
+
+    /// Freezes even a program that drew random bytes and draws none after waking.
+    pub fn allow_frozen_random(mut self, allowed: bool) -> Self {
+        self.allow_frozen_random = allowed;
+        self
+    }
+
+    /// Refuses to freeze a program into which this would be baked.
+    pub fn deny(mut self, baked: impl IntoIterator<Item = Baked>) -> Self {
+        self.deny.extend(baked);
+        self
+    }
+
+    /// What the program may take until it is frozen.
+    pub fn limits(mut self, limits: FreezeLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What a trial call reads, where it is to be seen whether the program draws random bytes anew.
+    pub fn trial_input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.trial_input = input.into();
+        self
+    }
+
+    /// All that can change what comes out, in canonical JSON.
+    pub(super) fn declared(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Declared<'a> {
+            point: &'a FreezePoint,
+            init_export: &'a Option<String>,
+            dirs: Vec<(&'a str, bool)>,
+            late_env: &'a BTreeSet<String>,
+            wake_dir: bool,
+            allow_frozen_random: bool,
+            deny: &'a BTreeSet<Baked>,
+            trial_input: Digest,
+        }
+        json(&Declared {
+            point: &self.point,
+            init_export: &self.init_export,
+            dirs: self.dirs.iter().map(|dir| (dir.guest.as_str(), dir.writable)).collect(),
+            late_env: &self.late_env,
+            wake_dir: self.has_wake_dir(),
+            allow_frozen_random: self.allow_frozen_random,
+            deny: &self.deny,
+            trial_input: Digest::of(&self.trial_input),
+        })
+    }
+
+    fn has_wake_dir(&self) -> bool {
+        self.wake_dir || !self.late_env.is_empty()
+    }
+}
+
+/// What is particular to a frozen image.
+#[derive(Debug, Clone)]
+pub struct BuiltFrozen {
+    /// Where the program was stopped.
+    pub point: FreezePoint,
+    /// How many frames its stack had.
+    pub frames: usize,
+    /// The size of its own heap layer in bytes.
+    pub heap: u64,
+    /// The size of its largest resume object in bytes; 0 if it needs none.
+    pub resume: u64,
+    /// How long the program ran until it was frozen.
+    pub ran_for: Duration,
+    /// What is baked in and might better not be, in words.
+    pub risks: Vec<String>,
+}
+
+impl Builder {
+    /// Builds the frozen image of a function.
+    pub(super) fn build_frozen(&self, freeze: &Freeze, name: &str, shown: &str, source: &wasm::Source<'_>) -> Result<Built, BuildError> {
+        self.check_freeze(freeze, shown, source.kind)?;
+        let plain = self.plain();
+        let base = plain.build_for(Engine::Native, None, name, shown, source)?;
+        let mut function = self.function(source.kind, name);
+
+        let capture = Self { capture: true, levels: self.levels.first().copied().into_iter().collect(), ..plain.clone() };
+        let capturing = capture.build_for(Engine::Native, None, name, shown, source)?;
+        let capturing = self.store.load(&capturing.digest, &self.home.trust()?, LoadOptions::default())?;
+        let started = Instant::now();
+        let frost = self.run_to_the_point(freeze, &function, &capturing, shown)?;
+        let ran_for = started.elapsed();
+        self.check_baked(freeze, &frost, shown)?;
+
+        let fields = self.frozen_fields(freeze, &function, &base, &frost, &Digest::of(&source.wasm));
+        if !self.anew
+            && let Some(built) = self.find_key(&fields.key())?
+        {
+            self.name(&built.digest)?;
+            return Ok(built);
+        }
+        let mut artefacts = self.base_artefacts(&base)?;
+        let resumes = self.resume_objects(&artefacts, source, &frost, shown)?;
+        let signer = self.home.builder_signer()?;
+        let mut publication = self.store.publish()?;
+        let mut largest = 0;
+        for (variant, object) in resumes {
+            let mut artefact = match object {
+                Resume::Found(outputs) => found_code(outputs)?,
+                Resume::Compiled(code, fields) => {
+                    let artefact = self.put_large(&mut publication, media::RESUME, &code)?;
+                    let outputs = [Some(artefact.descriptor()), artefact.chunks.clone()].into_iter().flatten().collect();
+                    let statement = Statement::new(Kind::CodeObject, &self.namespace, fields, outputs);
+                    publication.add_statement(&sign(statement, &*signer)?, &signer.public())?;
+                    artefact
+                }
+            };
+            largest = largest.max(artefact.size);
+            artefact.variant = Some(variant);
+            artefacts.push(artefact);
+        }
+        let layer = self.put_large(&mut publication, media::HEAP, &frost.heap)?;
+        let record = self.put_large(&mut publication, media::FREEZE_RECORD, &frost.record.encode())?;
+        let heap = layer.size;
+        let risks = risks(&frost, freeze);
+        function.frozen = Some(Frozen {
+            point: freeze.point.clone(),
+            layers: vec![layer.digest],
+            late_env: freeze.late_env.clone(),
+            record: record.digest,
+            risks: risks.clone(),
+        });
+        artefacts.extend([layer, record]);
+        if self.keep_source {
+            artefacts.push(self.put_large(&mut publication, media::WASM, &source.wasm)?);
+        }
+        let source = Descriptor::of(media::WASM, &source.wasm);
+        let mut manifest = Manifest::new(Some(source), Some(function), artefacts);
+        if frost.record.random_bytes > 0 && !freeze.allow_frozen_random {
+            // A trial is another image: the frozen one exists only if it may.
+            manifest.annotations.insert(TRIAL.to_owned(), "made to see whether the program draws random bytes anew".to_owned());
+            let trial = self.publish_image(&mut publication, &*signer, fields.clone().with(TRIAL, "yes"), &manifest)?;
+            self.try_reseed(freeze, &trial, frost.record.random_bytes, shown)?;
+            manifest.annotations.remove(TRIAL);
+        }
+        let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
+        self.name(&digest)?;
+        publication.finish()?;
+        let frozen = BuiltFrozen { point: freeze.point.clone(), frames: frost.frames, heap, resume: largest, ran_for, risks };
+        Ok(Built {
+            digest,
+            key: fields.key(),
+            cached: false,
+            engine: Some(Engine::Native),
+            engine_reason: None,
+            code: base.code,
+            frozen: Some(frozen),
+        })
+    }
+
+    /// A builder of the ordinary image of the same function.
+    fn plain(&self) -> Self {
+        Self { freeze: None, tags: Vec::new(), keep_source: false, ..self.clone() }
+    }
+
+    fn check_freeze(&self, freeze: &Freeze, shown: &str, kind: FunctionKind) -> Result<(), BuildError> {
+        let unsupported = |what: &str| BuildError::Unsupported { name: shown.to_owned(), what: what.to_owned() };
+        let usage = |what: String| Err(BuildError::Usage(what));
+        if self.engine == EngineChoice::Only(Engine::Wasmtime) {
+            return usage("only the native engine freezes; leave --engine out, or say --engine native".into());
+        }
+        if kind.is_component() {
+            return Err(unsupported("components can't be frozen"));
+        }
+        if freeze.init_export.is_some() && freeze.point != FreezePoint::Init {
+            return usage("an export to run belongs to `--freeze init`".into());
+        }
+        match (&freeze.point, kind) {
+            (FreezePoint::Init, FunctionKind::Command) => {
+                usage(format!("{shown} is a command, which initialises itself in `_start`: freeze it at `stdin`"))
+            }
+            (FreezePoint::Stdin | FreezePoint::Import { .. }, FunctionKind::Module) => {
+                usage(format!("{shown} has no `_start` that could be frozen: freeze it at `init`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run_to_the_point(
+        &self,
+        freeze: &Freeze,
+        function: &Function,
+        capturing: &TrustedImage,
+        shown: &str,
+    ) -> Result<Frost, BuildError> {
+        let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
+        let code = capturing.code(Engine::Native.name(), TARGET, level)?;
+        let failed = |error: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: error };
+        let engine = NativeEngine::new(EngineOptions::default()).map_err(|error| failed(error.into()))?;
+        // The seed decides what the program draws before it is frozen, and must be the same for the same build.
+        let seed = KeyFields::new()
+            .with(field::SOURCE, code.file().artefact().digest)
+            .with(field::FUNCTION, &function.name)
+            .with(field::ARGS, json(&function.args))
+            .with(field::ENV, json(&function.env))
+            .with(field::FREEZE, freeze.declared());
+        let options = FreezeOptions {
+            point: &freeze.point,
+            init_export: freeze.init_export.as_deref(),
+            dirs: &freeze.dirs,
+            late_env: freeze.late_env.iter().map(String::as_str).collect(),
+            wake_dir: freeze.has_wake_dir(),
+            seed: *seed.key().as_bytes(),
+            limits: freeze.limits,
+        };
+        engine.freeze(code, function, &options).map_err(failed)
+    }
+
+    fn check_baked(&self, freeze: &Freeze, frost: &Frost, shown: &str) -> Result<(), BuildError> {
+        let record = &frost.record;
+        let read = [
+            (Baked::Clock, record.clocks.realtime + record.clocks.monotonic > 0, "read a clock"),
+            (Baked::Env, record.environment.as_ref().is_some_and(|names| !names.is_empty()), "read its environment variables"),
+            (Baked::Files, !record.files.is_empty() || !record.listed.is_empty(), "read files or directories"),
+            (Baked::Random, record.random_bytes > 0, "drew random bytes"),
+            (Baked::Output, frost.wrote_output, "wrote output"),
+        ];
+        match read.into_iter().find(|(baked, found, _)| *found && freeze.deny.contains(baked)) {
+            Some((baked, _, did)) => {
+                let what = format!("it {did} before it was frozen, and `--deny-frozen {}` forbids that", baked.name());
+                Err(BuildError::Freeze { name: shown.to_owned(), source: FreezeError::Refused(what) })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn frozen_fields(&self, freeze: &Freeze, function: &Function, base: &Built, frost: &Frost, source: &Digest) -> KeyFields {
+        let code: BTreeMap<&str, String> = base.code.iter().map(|code| (code.cpu.name(), code.key.to_string())).collect();
+        let descriptor = Descriptor { media_type: media::WASM.to_owned(), digest: *source, size: 0 };
+        self.image_fields(Engine::Native, None, function, &descriptor, &code)
+            .with(field::FREEZE, freeze.declared())
+            .with(field::FILES, json(&frost.files()))
+    }
+
+    fn base_artefacts(&self, base: &Built) -> Result<Vec<Artefact>, BuildError> {
+        let image = self.store.load(&base.digest, &self.home.trust()?, LoadOptions::default())?;
+        Ok(image.manifest().artefacts.iter().filter(|artefact| artefact.is_code()).cloned().collect())
+    }
+
+    /// The resume objects that go with these code objects, if the program has a stack.
+    fn resume_objects(
+        &self,
+        code: &[Artefact],
+        source: &wasm::Source<'_>,
+        frost: &Frost,
+        shown: &str,
+    ) -> Result<Vec<(Variant, Resume)>, BuildError> {
+        if frost.sites.is_empty() {
+            return Ok(Vec::new());
+        }
+        let policy = self.home.trust()?;
+        let input = |what: String| BuildError::Input { name: shown.to_owned(), what };
+        let digest = Digest::of(&source.wasm);
+        let mut resumes = Vec::new();
+        for artefact in code {
+            let Some(variant) = &artefact.variant else { continue };
+            let compiler = Compiler::new(Engine::Native, variant.cpu, self.optimize, self.capture).map_err(input)?;
+            let fields = compiler.resume_fields(&digest, &artefact.digest, &frost.sites);
+            let key = fields.key();
+            let _building = self.store.lock_build(&[key])?;
+            let object = match self.outputs_here_or_shared(&policy, &key, Kind::CodeObject)? {
+                Some(outputs) => Resume::Found(outputs),
+                None => {
+                    let size = usize::try_from(artefact.size).unwrap_or(usize::MAX);
+                    let base = self.store.read_blob(&artefact.digest, size)?;
+                    let code = compiler.resume(&source.wasm, &base, &frost.sites, key).map_err(|error| match error {
+                        CompileError::Unsupported(what) | CompileError::Other(what) => input(what),
+                    })?;
+                    Resume::Compiled(code, fields)
+                }
+            };
+            resumes.push((Variant { key, ..variant.clone() }, object));
+        }
+        Ok(resumes)
+    }
+
+    /// Wakes the trial image once, to see whether it draws random bytes before it answers.
+    fn try_reseed(&self, freeze: &Freeze, trial: &Digest, drawn: u64, shown: &str) -> Result<(), BuildError> {
+        let failed = |source: FreezeError| BuildError::Freeze { name: shown.to_owned(), source };
+        let image = self.store.load(trial, &self.home.trust()?, LoadOptions::default())?;
+        let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
+        let code = image.code(Engine::Native.name(), TARGET, level)?;
+        let engine = NativeEngine::new(EngineOptions::default()).map_err(|error| failed(error.into()))?;
+        let function = image.manifest().function.clone().ok_or_else(|| BuildError::Usage("the image is of no function".into()))?;
+        let loaded = engine.load_image(&image, code, &function).map_err(|error| failed(error.into()))?;
+        let again = loaded.random_before_output(&freeze.dirs, &freeze.trial_input, freeze.limits.time).map_err(failed)?;
+        if again > 0 {
+            return Ok(());
+        }
+        let what = format!(
+            "it drew {drawn} random bytes before it was frozen and none after waking, so that all calls would share what it made of them; let \
+             it draw anew when its event is there (docs/freezing.md has how, for each language), or say --allow-frozen-random"
+        );
+        Err(failed(FreezeError::Refused(what)))
+    }
+}
+
+/// The annotation of an image that was made to see what it does.
+const TRIAL: &str = "trial";
+
+/// A resume object on its way into an image.
+enum Resume {
+    /// The outputs of the statement about one that is there.
+    Found(Vec<Descriptor>),
+    /// One that was compiled now, and the fields of its key.
+    Compiled(Vec<u8>, KeyFields),
+}
+
+/// What stays the same in every call and might better not, in words.
+fn risks(frost: &Frost, freeze: &Freeze) -> Vec<String> {
+    let record = &frost.record;
+    let mut risks = Vec::new();
+    if record.random_bytes > 0 {
+        let again = if freeze.allow_frozen_random { "" } else { "; it draws more after waking" };
+        risks.push(format!("{} random bytes, drawn before the freeze, are the same in all calls{again}", record.random_bytes));
+    }
+    if record.clocks.realtime > 0 {
+        risks.push("it read the time of day before the freeze, and was told the first second of 2020".to_owned());
+    }
+    if let Some(names) = record.environment.as_ref().filter(|names| !names.is_empty()) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        risks.push(format!("environment variables are those of the build: {}", names.join(", ")));
+    }
+    if !record.files.is_empty() {
+        let paths: Vec<String> = record.files.iter().map(|file| file.guest_path()).collect();
+        risks.push(format!("files were read before the freeze: {}", paths.join(", ")));
+    }
+    if frost.wrote_output {
+        risks.push("output that was written before the freeze is written again at each wake-up".to_owned());
+    }
+    risks
+}
