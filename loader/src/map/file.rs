@@ -100,21 +100,19 @@ impl MappedCode {
         let path = code.file().path().to_owned();
         let size = code.file().artefact().size;
         let mut file = MappedFile::new(code.into_file(), size, &path)?;
-        let (start, end) = {
-            let text = NativeCode::parse(file.bytes()).map_err(|source| StoreError::Format { path: path.clone(), source })?.text;
-            // The container was checked: the section is within the file.
-            let end = text.offset + text.size;
-            (usize::try_from(text.offset).unwrap_or(usize::MAX), usize::try_from(end).unwrap_or(usize::MAX))
-        };
+        let bytes: *const [u8] = file.bytes();
+        // SAFETY: the bytes are those of the mapping that `file` owns, which does not move with it. They outlive `native`, since both
+        // are private to this value, `native` is dropped first, and `native()` gives it out for no longer than a borrow of this value.
+        // Making a part of them executable changes no byte, and they stay readable.
+        let bytes: &'static [u8] = unsafe { &*bytes };
+        let native = NativeCode::parse(bytes).map_err(|source| StoreError::Format { path: path.clone(), source })?;
+        // The container was checked: the section is within the file.
+        let start = usize::try_from(native.text.offset).unwrap_or(usize::MAX);
+        let end = usize::try_from(native.text.offset + native.text.size).unwrap_or(usize::MAX);
         if start < end {
             let executable = start..end.next_multiple_of(PAGE).min(file.region.len());
             file.region.make_executable(executable).map_err(StoreError::io("make executable", &path))?;
         }
-        let bytes: *const [u8] = file.bytes();
-        // SAFETY: the bytes are those of the mapping that `file` owns, which does not move with it. They outlive `native`, since both
-        // are private to this value, `native` is dropped first, and `native()` gives it out for no longer than a borrow of this value.
-        let bytes: &'static [u8] = unsafe { &*bytes };
-        let native = NativeCode::parse(bytes).map_err(|source| StoreError::Format { path, source })?;
         Ok(Self { native, text: file.region.base().as_ptr().addr() + start, file: Arc::new(file) })
     }
 

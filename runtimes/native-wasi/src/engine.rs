@@ -1,12 +1,14 @@
 //! The engine: what all images of a process share.
 
+use crate::context::State;
 use crate::error::cause;
+use crate::link;
 use crate::loaded::Loaded;
 use preheat_call::{HostFunction, RunError};
 use preheat_image::manifest::Function;
 use preheat_loader::TrustedCode;
-use preheat_native::{Config, Engine, PoolLimits};
-use std::sync::Arc;
+use preheat_native::{Config, Engine, Error, Linker, PoolLimits};
+use std::sync::{Arc, OnceLock};
 
 /// The name of this engine in manifests and keys.
 pub const ENGINE: &str = "native";
@@ -32,7 +34,19 @@ pub struct NativeEngine {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) engine: Engine,
-    pub(crate) host_functions: Vec<HostFunction>,
+    host_functions: Vec<HostFunction>,
+    linker: OnceLock<Linker<State>>,
+}
+
+impl Inner {
+    /// The embedder's functions, to be linked.
+    pub(crate) fn linker(&self) -> Result<&Linker<State>, Error> {
+        if let Some(linker) = self.linker.get() {
+            return Ok(linker);
+        }
+        let linker = link::linker(&self.host_functions)?;
+        Ok(self.linker.get_or_init(|| linker))
+    }
 }
 
 impl NativeEngine {
@@ -49,7 +63,7 @@ impl NativeEngine {
             config.tables = PoolLimits { slots: tables, idle: tables, ..config.tables };
         }
         let engine = Engine::new(config).map_err(|error| RunError::Instantiate(cause(error)))?;
-        Ok(Self { inner: Arc::new(Inner { engine, host_functions: options.host_functions }) })
+        Ok(Self { inner: Arc::new(Inner { engine, host_functions: options.host_functions, linker: OnceLock::new() }) })
     }
 
     /// Maps a code object and links its function.

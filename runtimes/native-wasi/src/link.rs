@@ -2,27 +2,40 @@
 
 use crate::context::State;
 use preheat_call::{GuestMemory as HostMemory, HostFunction, Value, ValueType};
-use preheat_native::{Caller, Error, Extern, Func, FuncType, Linker, Memory, Module, Val};
-use preheat_wasi::{Function, GuestMemory, MODULE, Stop};
-use std::collections::BTreeSet;
+use preheat_native::{Caller, Error, Extern, Func, FuncType, InstancePre, Linker, Memory, Module, Val};
+use preheat_wasi::{FUNCTIONS, Function, GuestMemory, MODULE, Stop};
+use std::sync::OnceLock;
 
 /// Most parameters that a function of preview 1 has.
 const MAX_PARAMS: usize = 9;
 
-/// A linker that knows what `module` imports of preview 1, and the embedder's functions.
-pub(crate) fn linker(module: &Module, host_functions: &[HostFunction]) -> Result<Linker<State>, Error> {
+/// Finds what `module` imports: the embedder's functions, and those of preview 1 that they do not replace.
+pub(crate) fn link(module: &Module, embedder: &Linker<State>) -> Result<InstancePre<State>, Error> {
+    InstancePre::new(module, |from, name| match embedder.get(from, name) {
+        Some(own) => Ok(Some(own.clone())),
+        None if from == MODULE => Ok(preview1(name)?.map(Extern::Func)),
+        None => Ok(None),
+    })
+}
+
+/// The embedder's functions.
+pub(crate) fn linker(host_functions: &[HostFunction]) -> Result<Linker<State>, Error> {
     let mut linker = Linker::new();
     for function in host_functions {
         linker.define(function.module(), function.name(), Extern::Func(embedder(function)))?;
     }
-    // A module may import the same function twice.
-    let wanted: BTreeSet<&str> = module.imports()?.iter().filter(|import| import.module == MODULE).map(|import| import.name).collect();
-    for function in wanted.into_iter().filter_map(preheat_wasi::find) {
-        if linker.get(MODULE, function.name()).is_none() {
-            linker.define(MODULE, function.name(), Extern::Func(wasi(function)?))?;
-        }
-    }
     Ok(linker)
+}
+
+/// A function of preview 1. It keeps nothing between calls, so all modules of the process share it.
+fn preview1(name: &str) -> Result<Option<Func>, Error> {
+    static MADE: [OnceLock<Func>; FUNCTIONS.len()] = [const { OnceLock::new() }; FUNCTIONS.len()];
+    let Ok(place) = FUNCTIONS.binary_search_by(|function| function.name().cmp(name)) else { return Ok(None) };
+    if let Some(func) = MADE[place].get() {
+        return Ok(Some(func.clone()));
+    }
+    let func = wasi(&FUNCTIONS[place])?;
+    Ok(Some(MADE[place].get_or_init(|| func).clone()))
 }
 
 /// The guest's memory. Preview 1 says that it is exported under this name; it is looked up at an instance's first call.

@@ -30,8 +30,7 @@ impl Loaded {
     pub(crate) fn new(engine: &NativeEngine, code: TrustedCode, function: &Function) -> Result<Self, RunError> {
         let module = Module::load(&engine.inner.engine, code).map_err(of_load)?;
         let link = |error| RunError::Link(cause(error));
-        let linker = link::linker(&module, &engine.inner.host_functions).map_err(link)?;
-        let pre = linker.instantiate_pre(&module).map_err(link)?;
+        let pre = link::link(&module, engine.inner.linker().map_err(link)?).map_err(link)?;
         Ok(Self { engine: engine.clone(), function: Arc::new(function.clone()), pre, base: context::base(function) })
     }
 

@@ -10,6 +10,7 @@ use crate::value::{Slot, Val, WasmParams, WasmTy};
 use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 type Closure = dyn Fn(StorePointer, Option<u32>, &mut [Slot]) -> Result<(), Error> + Send + Sync;
@@ -17,7 +18,8 @@ type Closure = dyn Fn(StorePointer, Option<u32>, &mut [Slot]) -> Result<(), Erro
 /// A function of the host.
 pub(crate) struct HostFunc {
     ty: FuncType,
-    type_id: u32,
+    // Found when it is first asked for: most are only compared with what a module says, type by type.
+    type_id: OnceLock<u32>,
     slots: usize,
     // The type of the data of stores that it can be used in.
     data: TypeId,
@@ -36,7 +38,7 @@ impl HostFunc {
     }
 
     pub(crate) fn type_id(&self) -> u32 {
-        self.type_id
+        *self.type_id.get_or_init(|| self.ty.id())
     }
 
     /// How many slots it needs for parameters and results.
@@ -55,7 +57,7 @@ impl HostFunc {
 
     fn from_closure<T: 'static>(ty: FuncType, closure: Box<Closure>) -> Self {
         let slots = ty.params().len().max(ty.results().len());
-        Self { type_id: ty.id(), slots, data: TypeId::of::<T>(), ty, closure }
+        Self { type_id: OnceLock::new(), slots, data: TypeId::of::<T>(), ty, closure }
     }
 
     /// From a closure over slots. The function's type has only numbers.

@@ -217,7 +217,7 @@ fn initialise(store: &mut StoreInner, module: &Module, index: u32) -> Result<(),
     }
     let trap = |code: TrapCode| Error::Trap(Trap::outside(code));
     for (number, segment) in (0..).zip(native.element_segments) {
-        if SegmentMode::from_number(segment.mode.get()) == Some(SegmentMode::Active) {
+        if segment.mode.get() == SegmentMode::Active as u32 {
             let at = offset(evaluate(store, index, segment.at)?);
             let (table, count) = (segment.table.get(), u64::from(segment.count.get()));
             libcalls::table_init(store, index, (table, at), (number, 0), count).map_err(trap)?;
@@ -225,7 +225,7 @@ fn initialise(store: &mut StoreInner, module: &Module, index: u32) -> Result<(),
         }
     }
     for (number, segment) in (0..).zip(native.data_segments) {
-        if SegmentMode::from_number(segment.mode.get()) == Some(SegmentMode::Active) {
+        if segment.mode.get() == SegmentMode::Active as u32 {
             let at = offset(evaluate(store, index, segment.at)?);
             let (memory, len) = (segment.memory.get(), u64::from(segment.len.get()));
             libcalls::memory_init(store, index, (memory, at), (number, 0), len).map_err(trap)?;

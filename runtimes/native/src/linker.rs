@@ -117,53 +117,7 @@ impl<T: 'static> Linker<T> {
     /// # Errors
     /// When a name is not defined, or what it stands for is of another kind, or a host function has another type.
     pub fn instantiate_pre(&self, module: &Module) -> Result<InstancePre<T>, Error> {
-        let native = module.native();
-        let mut imports = Imports::default();
-        let mut store = None;
-        for record in native.imports {
-            let (from, name) = (native.string(record.module)?, native.string(record.name)?);
-            let item = self.get(from, name).ok_or_else(|| Error::Link(format!("unknown import {from}::{name}")))?;
-            let mut bind = |id: u64| match store.replace(id) {
-                Some(other) if other != id => Err(Error::Link(format!("import {from}::{name} is of another store than those before"))),
-                _ => Ok(()),
-            };
-            match (ExternKind::from_number(record.kind.get()), item) {
-                (Some(ExternKind::Function), Extern::Func(func)) => {
-                    match &func.0 {
-                        Kind::Guest { store, .. } => bind(*store)?,
-                        Kind::Host(function) => {
-                            let expected = module.type_ids().get(record.ty.get() as usize);
-                            if expected != Some(&function.type_id()) {
-                                let expected = native.types.get(record.ty.get() as usize).map(|ty| crate::module::func_type(native, ty));
-                                let expected = expected.transpose()?.unwrap_or_default();
-                                let found = function.ty();
-                                let what = format!("incompatible import type: {from}::{name} is {found}, the module needs {expected}");
-                                return Err(Error::Link(what));
-                            }
-                        }
-                    }
-                    imports.functions.push(func.clone());
-                }
-                (Some(ExternKind::Memory), Extern::Memory(memory)) => {
-                    bind(memory.store)?;
-                    imports.memories.push(memory.index);
-                }
-                (Some(ExternKind::Table), Extern::Table(table)) => {
-                    bind(table.store)?;
-                    imports.tables.push(table.index);
-                }
-                (Some(ExternKind::Global), Extern::Global(global)) => {
-                    bind(global.store)?;
-                    imports.globals.push(*global);
-                }
-                (Some(ExternKind::Tag), Extern::Tag(tag)) => {
-                    bind(tag.store)?;
-                    imports.tags.push(tag.clone());
-                }
-                _ => return Err(Error::Link(format!("incompatible import type: {from}::{name} is of another kind"))),
-            }
-        }
-        Ok(InstancePre { module: module.clone(), imports: Arc::new(imports), store, data: PhantomData })
+        InstancePre::new(module, |from, name| Ok(self.get(from, name).cloned()))
     }
 
     /// Makes an instance of `module`.
@@ -192,6 +146,63 @@ impl<T> Clone for InstancePre<T> {
 }
 
 impl<T: 'static> InstancePre<T> {
+    /// Finds what the imports of `module` are with `find`, which is asked for each by module and name.
+    ///
+    /// # Errors
+    /// As [`Linker::instantiate_pre`], or what `find` says.
+    pub fn new(module: &Module, mut find: impl FnMut(&str, &str) -> Result<Option<Extern>, Error>) -> Result<Self, Error> {
+        let native = module.native();
+        let mut imports = Imports::default();
+        let mut store = None;
+        for record in native.imports {
+            let (from, name) = (native.string(record.module)?, native.string(record.name)?);
+            let item = find(from, name)?.ok_or_else(|| Error::Link(format!("unknown import {from}::{name}")))?;
+            let mut bind = |id: u64| match store.replace(id) {
+                Some(other) if other != id => Err(Error::Link(format!("import {from}::{name} is of another store than those before"))),
+                _ => Ok(()),
+            };
+            match (ExternKind::from_number(record.kind.get()), item) {
+                (Some(ExternKind::Function), Extern::Func(func)) => {
+                    match &func.0 {
+                        Kind::Guest { store, .. } => bind(*store)?,
+                        Kind::Host(function) => {
+                            if !function.fits(TypeId::of::<T>()) {
+                                return Err(Error::Type(format!("{from}::{name} is a host function for stores with other data")));
+                            }
+                            let expected = native.types.get(record.ty.get() as usize).map(|ty| native.signature(ty)).transpose()?;
+                            let (params, results) = expected.unwrap_or_default();
+                            let found = function.ty();
+                            if expected.is_none() || !found.is(params, results) {
+                                let expected = FuncType::of_numbers(params, results);
+                                let what = format!("incompatible import type: {from}::{name} is {found}, the module needs {expected}");
+                                return Err(Error::Link(what));
+                            }
+                        }
+                    }
+                    imports.functions.push(func);
+                }
+                (Some(ExternKind::Memory), Extern::Memory(memory)) => {
+                    bind(memory.store)?;
+                    imports.memories.push(memory.index);
+                }
+                (Some(ExternKind::Table), Extern::Table(table)) => {
+                    bind(table.store)?;
+                    imports.tables.push(table.index);
+                }
+                (Some(ExternKind::Global), Extern::Global(global)) => {
+                    bind(global.store)?;
+                    imports.globals.push(global);
+                }
+                (Some(ExternKind::Tag), Extern::Tag(tag)) => {
+                    bind(tag.store)?;
+                    imports.tags.push(tag);
+                }
+                _ => return Err(Error::Link(format!("incompatible import type: {from}::{name} is of another kind"))),
+            }
+        }
+        Ok(Self { module: module.clone(), imports: Arc::new(imports), store, data: PhantomData })
+    }
+
     /// The module.
     #[must_use]
     pub fn module(&self) -> &Module {

@@ -39,6 +39,12 @@ impl FuncType {
         Self { params: types(params), results: types(results) }
     }
 
+    /// Whether these are its parameters and results, as numbers of value types.
+    pub(crate) fn is(&self, params: &[u8], results: &[u8]) -> bool {
+        let same = |types: &[ValueType], numbers: &[u8]| types.iter().map(|ty| ty.number()).eq(numbers.iter().copied());
+        same(&self.params, params) && same(&self.results, results)
+    }
+
     /// Its process-wide number.
     pub(crate) fn id(&self) -> u32 {
         let numbers = |types: &[ValueType]| types.iter().map(|ty| ty.number()).collect::<Vec<u8>>();
