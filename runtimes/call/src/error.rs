@@ -20,6 +20,9 @@ pub enum RunError {
     /// The instance could not be made.
     #[error("the function can't be instantiated: {0}")]
     Instantiate(Cause),
+    /// The frozen program could not be woken.
+    #[error("the frozen program can't be woken: {0}")]
+    Wake(Cause),
     /// A directory could not be opened for the guest.
     #[error("can't open the directory {path} for the guest: {why}")]
     Directory {

@@ -40,7 +40,7 @@ pub fn of_store(error: &StoreError) -> u8 {
 pub fn of_run(error: &RunError) -> u8 {
     match error {
         RunError::Store(error) => of_store(error),
-        RunError::Code(_) => UNSUPPORTED,
+        RunError::Code(_) | RunError::Wake(_) => UNSUPPORTED,
         RunError::Link(_) | RunError::Usage(_) | RunError::Instantiate(_) => BAD_INPUT,
         RunError::Directory { .. } => NOT_FOUND,
         RunError::Trap { .. } => TRAP,

@@ -4,9 +4,10 @@ use crate::context::State;
 use crate::error::cause;
 use crate::link;
 use crate::loaded::Loaded;
+use crate::wake::FrozenFiles;
 use preheat_call::{HostFunction, RunError};
 use preheat_image::manifest::Function;
-use preheat_loader::TrustedCode;
+use preheat_loader::{TrustedCode, TrustedImage};
 use preheat_native::{Config, Engine, Error, Linker, PoolLimits};
 use std::sync::{Arc, OnceLock};
 
@@ -71,9 +72,20 @@ impl NativeEngine {
     /// # Errors
     /// When the code object is not for this engine or CPU, or the function imports what is not offered.
     pub fn load(&self, code: TrustedCode, function: &Function) -> Result<Loaded, RunError> {
-        if code.engine() != ENGINE {
-            return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())));
-        }
-        Loaded::new(self, code, function)
+        Loaded::new(self, code, function, None)
+    }
+
+    /// Maps what `image` has beside `code`, if it is frozen, and links its function. `code` is one of its code objects.
+    ///
+    /// # Errors
+    /// As [`NativeEngine::load`], and when something of a frozen image is missing or does not fit the rest of it.
+    pub fn load_image(&self, image: &TrustedImage, code: TrustedCode, function: &Function) -> Result<Loaded, RunError> {
+        let Some(frozen) = &function.frozen else { return self.load(code, function) };
+        let has_stack = image.manifest().artefacts.iter().any(preheat_image::manifest::Artefact::is_resume);
+        let files = FrozenFiles {
+            resume: if has_stack { Some(image.resume(&code)?) } else { None },
+            layers: frozen.layers.iter().map(|layer| image.artefact(layer)).collect::<Result<_, _>>()?,
+        };
+        Loaded::new(self, code, function, Some(files))
     }
 }

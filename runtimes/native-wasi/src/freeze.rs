@@ -3,7 +3,7 @@
 use crate::context::{State, grant};
 use crate::engine::{ENGINE, NativeEngine};
 use crate::error::{cause, of_load};
-use crate::link::{self, Stopping};
+use crate::link::{self, Mark};
 use crate::loaded::{begin, limits};
 use preheat_call::{Directory, RunError};
 use preheat_image::FormatError;
@@ -126,13 +126,9 @@ impl NativeEngine {
             return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())).into());
         }
         let module = Module::load(&self.inner.engine, code).map_err(of_load)?;
-        let stopping = match options.point {
-            FreezePoint::Import { module, name } => Some(Stopping { module, name }),
-            FreezePoint::Stdin | FreezePoint::Init => None,
-        };
+        let mark = Mark::of(options.point);
         let failed = |error: Error| FreezeError::Run(RunError::Link(cause(error)));
-        let linker = link::freezing(&module, &self.inner.host_functions, stopping).map_err(failed)?;
-        let pre = linker.instantiate_pre(&module).map_err(failed)?;
+        let pre = link::link_to_freeze(&module, self.inner.linker().map_err(failed)?, mark).map_err(failed)?;
 
         let recording = Recording::new(options.seed, REALTIME).max_output(options.limits.output);
         let mut wasi = Context::recorded(Arc::new(grants(function, options)?), recording.clone());

@@ -14,11 +14,15 @@ mod cancel;
 mod context;
 mod engine;
 mod error;
+mod freeze;
 mod instance;
 mod link;
 mod loaded;
+mod wake;
 
 pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
+pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost};
 pub use instance::Instance;
 pub use loaded::Loaded;
+pub use wake::FrozenFiles;

@@ -2,20 +2,74 @@
 
 use crate::context::State;
 use preheat_call::{GuestMemory as HostMemory, HostFunction, Value, ValueType};
-use preheat_native::{Caller, Error, Extern, Func, FuncType, InstancePre, Linker, Memory, Module, Val};
+use preheat_image::frozen::FreezePoint;
+use preheat_native::{Caller, Error, Extern, ExternType, Func, FuncType, InstancePre, Linker, Memory, Module, Val};
 use preheat_wasi::{FUNCTIONS, Function, GuestMemory, MODULE, Stop};
 use std::sync::OnceLock;
 
 /// Most parameters that a function of preview 1 has.
 const MAX_PARAMS: usize = 9;
 
+/// An import at which a program stops to be frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark<'a> {
+    pub(crate) module: &'a str,
+    pub(crate) name: &'a str,
+}
+
+impl<'a> Mark<'a> {
+    /// The import of a freeze point that is one.
+    pub(crate) fn of(point: &'a FreezePoint) -> Option<Self> {
+        match point {
+            FreezePoint::Import { module, name } => Some(Self { module, name }),
+            FreezePoint::Stdin | FreezePoint::Init => None,
+        }
+    }
+}
+
 /// Finds what `module` imports: the embedder's functions, and those of preview 1 that they do not replace.
 pub(crate) fn link(module: &Module, embedder: &Linker<State>) -> Result<InstancePre<State>, Error> {
-    InstancePre::new(module, |from, name| match embedder.get(from, name) {
-        Some(own) => Ok(Some(own.clone())),
-        None if from == MODULE => Ok(preview1(name)?.map(Extern::Func)),
-        None => Ok(None),
+    link_but(module, embedder, None)
+}
+
+/// The same for a run up to the freeze point. At `mark`, if there is one, the state is taken and the run ends.
+pub(crate) fn link_to_freeze(module: &Module, embedder: &Linker<State>, mark: Option<Mark<'_>>) -> Result<InstancePre<State>, Error> {
+    let Some(mark) = mark else { return link(module, embedder) };
+    let stop = Func::new(marked(module, mark)?, |caller: &mut Caller<'_, State>, _: &[Val]| {
+        caller.data_mut().stack = Some(caller.capture()?);
+        Err(Error::host(Stop::Freeze))
+    });
+    link_but(module, embedder, Some((mark, stop)))
+}
+
+/// The same for a program that was frozen at `mark`. If nobody offers that import and it returns nothing, it does nothing: it was there to
+/// say where to freeze.
+pub(crate) fn link_to_wake(module: &Module, embedder: &Linker<State>, mark: Mark<'_>) -> Result<InstancePre<State>, Error> {
+    let ty = marked(module, mark)?;
+    if embedder.get(mark.module, mark.name).is_some() || mark.module == MODULE || !ty.results().is_empty() {
+        return link(module, embedder);
+    }
+    let nothing = Func::new(ty, |_: &mut Caller<'_, State>, _: &[Val]| Ok(Vec::new()));
+    link_but(module, embedder, Some((mark, nothing)))
+}
+
+/// Finds what `module` imports, with another function at a mark.
+fn link_but(module: &Module, embedder: &Linker<State>, other: Option<(Mark<'_>, Func)>) -> Result<InstancePre<State>, Error> {
+    InstancePre::new(module, |from, name| match (&other, embedder.get(from, name)) {
+        (Some((mark, func)), _) if (mark.module, mark.name) == (from, name) => Ok(Some(Extern::Func(func.clone()))),
+        (_, Some(own)) => Ok(Some(own.clone())),
+        (_, None) if from == MODULE => Ok(preview1(name)?.map(Extern::Func)),
+        (_, None) => Ok(None),
     })
+}
+
+/// The type of the imported function at a mark.
+fn marked(module: &Module, mark: Mark<'_>) -> Result<FuncType, Error> {
+    let found = module.imports()?.into_iter().find(|found| (found.module, found.name) == (mark.module, mark.name));
+    match found.map(|found| found.ty) {
+        Some(ExternType::Func(ty)) => Ok(ty),
+        _ => Err(Error::Link(format!("the module imports no function `{}` from `{}`", mark.name, mark.module))),
+    }
 }
 
 /// The embedder's functions.
@@ -60,7 +114,15 @@ fn wasi(function: &'static Function) -> Result<Func, Error> {
             *arg = low(*slot);
         }
         let (bytes, state) = caller.memory_and_data(memory);
-        let errno = function.call(&mut state.wasi, &mut GuestMemory::Unshared(bytes), args).map_err(Error::host)?;
+        let errno = match function.call(&mut state.wasi, &mut GuestMemory::Unshared(bytes), args) {
+            Ok(errno) => errno,
+            Err(stop) => {
+                if stop == Stop::Freeze {
+                    caller.data_mut().stack = Some(caller.capture()?);
+                }
+                return Err(Error::host(stop));
+            }
+        };
         if function.result().is_some() {
             slots[0] = u128::from(errno.cast_unsigned());
         }

@@ -2,14 +2,15 @@
 
 use crate::cancel::Cancellation;
 use crate::context::{self, State};
-use crate::engine::NativeEngine;
+use crate::engine::{ENGINE, NativeEngine};
 use crate::error::{cause, ended, of_load};
 use crate::instance::Instance;
-use crate::link;
-use preheat_call::{Request, RunError};
+use crate::link::{self, Mark};
+use crate::wake::{FrozenFiles, Sleeper};
+use preheat_call::{Directory, Request, RunError};
 use preheat_image::manifest::{Function, FunctionKind};
 use preheat_loader::TrustedCode;
-use preheat_native::{Error, InstancePre, Limits, Module, Store};
+use preheat_native::{Engine, Error, InstancePre, Limits, Module, Store};
 use preheat_wasi::Grants;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,14 +25,33 @@ pub struct Loaded {
     function: Arc<Function>,
     pre: InstancePre<State>,
     base: Arc<Grants>,
+    sleeper: Option<Arc<Sleeper>>,
 }
 
 impl Loaded {
-    pub(crate) fn new(engine: &NativeEngine, code: TrustedCode, function: &Function) -> Result<Self, RunError> {
+    pub(crate) fn new(
+        engine: &NativeEngine,
+        code: TrustedCode,
+        function: &Function,
+        files: Option<FrozenFiles>,
+    ) -> Result<Self, RunError> {
+        if code.engine() != ENGINE {
+            return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())));
+        }
         let module = Module::load(&engine.inner.engine, code).map_err(of_load)?;
-        let link = |error| RunError::Link(cause(error));
-        let pre = link::link(&module, engine.inner.linker().map_err(link)?).map_err(link)?;
-        Ok(Self { engine: engine.clone(), function: Arc::new(function.clone()), pre, base: context::base(function) })
+        let frozen = function.frozen.as_ref();
+        let embedder = engine.inner.linker().map_err(link_failed)?;
+        let pre = match frozen.and_then(|frozen| Mark::of(&frozen.point)) {
+            Some(mark) => link::link_to_wake(&module, embedder, mark),
+            None => link::link(&module, embedder),
+        };
+        let pre = pre.map_err(link_failed)?;
+        let sleeper = match (frozen, files) {
+            (Some(frozen), Some(files)) => Some(Arc::new(Sleeper::new(engine, &module, files, function, frozen)?)),
+            (Some(_), None) => return Err(RunError::Usage("the function is frozen, and was given without its heap".into())),
+            (None, _) => None,
+        };
+        Ok(Self { engine: engine.clone(), function: Arc::new(function.clone()), pre, base: context::base(function), sleeper })
     }
 
     /// How the function is called.
@@ -50,15 +70,37 @@ impl Loaded {
             let kind = self.function.kind.name();
             return Err(RunError::Usage(format!("the image is a {kind}, not a command; name one of its exports with --invoke")));
         }
-        begin(&mut store, request.timeout, cancellation);
-        let called = self.pre.instantiate(&mut store).and_then(|instance| {
-            let start = instance.typed_func::<(), ()>(&store, "_start").map_err(|error| Error::Link(error.to_string()))?;
-            start.call(&mut store, ())
-        });
+        self.run_in(&mut store, request.timeout, cancellation)
+    }
+
+    fn run_in(&self, store: &mut Store<State>, timeout: Option<Duration>, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
+        begin(store, timeout, cancellation);
+        let called = match &self.sleeper {
+            Some(sleeper) => self.pre.wake(store, &sleeper.frozen).and_then(|instance| instance.resume(store, &sleeper.frozen)),
+            None => self.pre.instantiate(store).and_then(|instance| {
+                let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
+                start.call(store, ())
+            }),
+        };
         match called {
             Ok(()) => Ok(0),
             Err(error @ Error::Link(_)) => Err(RunError::Link(cause(error))),
-            Err(error) => ended(error, request.timeout),
+            Err(error) => ended(error, timeout),
+        }
+    }
+
+    /// Wakes a frozen program once with `input`, and says how many random bytes it draws before its first output, or before its end if it
+    /// writes nothing. How it ends does not matter.
+    ///
+    /// # Errors
+    /// When it can't be woken.
+    pub fn random_before_output(&self, dirs: &[Directory], input: &[u8], time: Duration) -> Result<u64, RunError> {
+        let mut request = Request::new().stdin(input.to_vec()).timeout(time);
+        request.dirs = dirs.to_vec();
+        let mut store = self.store(&request, None)?;
+        match self.run_in(&mut store, Some(time), None) {
+            Err(error @ (RunError::Link(_) | RunError::Wake(_) | RunError::Instantiate(_))) => Err(error),
+            _ => Ok(store.data().wasi.drawn_before_output()),
         }
     }
 
@@ -73,6 +115,10 @@ impl Loaded {
             Ok(code) => RunError::Instantiate(format!("it ended with exit code {code}").into()),
             Err(error) => error,
         };
+        if let Some(sleeper) = &self.sleeper {
+            let instance = self.pre.wake(&mut store, &sleeper.frozen).map_err(failed)?;
+            return Ok(Instance { store, instance, timeout: request.timeout });
+        }
         let instance = self.pre.instantiate(&mut store).map_err(failed)?;
         if let Ok(initialize) = instance.typed_func::<(), ()>(&store, "_initialize") {
             initialize.call(&mut store, ()).map_err(failed)?;
@@ -81,16 +127,28 @@ impl Loaded {
     }
 
     fn store(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<Store<State>, RunError> {
-        let state = context::state(&self.function, &self.base, request, cancellation)?;
+        let state = match &self.sleeper {
+            Some(sleeper) => sleeper.state(&self.function, request, cancellation)?,
+            None => context::state(&self.function, &self.base, request, cancellation)?,
+        };
         let engine = &self.engine.inner.engine;
         let mut store = Store::new(engine, state).map_err(|error| RunError::Instantiate(cause(error)))?;
-        let mut limits = Limits { instances: MAX_PARTS, memories: MAX_PARTS, tables: MAX_PARTS, ..engine.config().limits };
-        if let Some(max) = request.max_memory {
-            limits.memory_bytes = limits.memory_bytes.min(u64::try_from(max).unwrap_or(u64::MAX));
-        }
-        store.set_limits(limits);
+        store.set_limits(limits(engine, request.max_memory));
         Ok(store)
     }
+}
+
+fn link_failed(error: Error) -> RunError {
+    RunError::Link(cause(error))
+}
+
+/// What one call may have.
+pub(crate) fn limits(engine: &Engine, max_memory: Option<usize>) -> Limits {
+    let mut limits = Limits { instances: MAX_PARTS, memories: MAX_PARTS, tables: MAX_PARTS, ..engine.config().limits };
+    if let Some(max) = max_memory {
+        limits.memory_bytes = limits.memory_bytes.min(u64::try_from(max).unwrap_or(u64::MAX));
+    }
+    limits
 }
 
 /// From now on the guest has this much time, and can be cancelled.
