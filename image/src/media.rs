@@ -7,7 +7,7 @@ pub const CODE_WASMTIME: &str = "application/vnd.preheat.code.wasmtime.v1+elf";
 /// A code object in Preheat's own layout, see [`crate::code`].
 pub const CODE: &str = "application/vnd.preheat.code.v1+elf";
 /// A heap snapshot, see [`crate::heap`].
-pub const HEAP: &str = "application/vnd.preheat.heap.v1";
+pub const HEAP: &str = "application/vnd.preheat.heap.v2";
 /// A chunk list, see [`crate::chunks`].
 pub const CHUNKS: &str = "application/vnd.preheat.chunks.v1";
 /// A signed statement in its envelope.
