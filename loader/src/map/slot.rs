@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::dirty::Scanner;
+use super::dirty::{Method, Scanner};
 use super::file::MappedFile;
 use super::region::{Access, PAGE, Region};
 use rustix::io;
@@ -114,6 +114,8 @@ pub struct Slot {
     template: Option<Arc<Template>>,
     // The first bytes that can be read and written.
     open: usize,
+    // The first bytes that may have pages in memory.
+    reach: usize,
 }
 
 impl Slot {
@@ -122,7 +124,7 @@ impl Slot {
     /// # Errors
     /// What the operating system says.
     pub(super) fn reserve(reservation: usize) -> io::Result<Self> {
-        Ok(Self { region: Region::reserve(reservation)?, template: None, open: 0 })
+        Ok(Self { region: Region::reserve(reservation)?, template: None, open: 0, reach: 0 })
     }
 
     pub(super) fn template(&self) -> Option<&Arc<Template>> {
@@ -132,11 +134,11 @@ impl Slot {
     /// Makes it what `template` says, whatever it was.
     pub(super) fn shape(&mut self, template: &Arc<Template>) -> io::Result<()> {
         if self.template.take().is_some() {
-            self.region.clear(0..self.open)?;
-            self.open = 0;
+            self.region.clear(0..self.reach)?;
+            (self.open, self.reach) = (0, 0);
         }
         self.region.protect(0..template.len, Access::ReadWrite)?;
-        self.open = template.len;
+        (self.open, self.reach) = (template.len, template.len);
         for (run, _) in template.runs.iter().zip(&template.mapped).filter(|(_, mapped)| **mapped) {
             self.region.map_file(run.at..run.at + run.len, run.file.file(), run.offset as u64)?;
         }
@@ -152,25 +154,32 @@ impl Slot {
         }
     }
 
-    /// Makes it what it was before it was used. Up to `keep` written pages stay in memory.
+    /// Makes it what it was before it was used. Up to `keep` written pages stay in memory, those that it was grown by included: the next
+    /// guest writes to them without a page fault.
     pub(super) fn reset(&mut self, scanner: &Scanner, keep: usize) -> io::Result<()> {
         let Some(template) = self.template.clone() else { return Ok(()) };
-        if self.open > template.len {
-            self.region.discard(template.len..self.open)?;
-            self.region.protect(template.len..self.open, Access::None)?;
-            self.open = template.len;
-        }
+        let open = self.open;
+        // Without the kernel's scan, looking at what was grown costs more than it saves: 8 bytes are read for each page of it.
+        let end = if scanner.method() == Method::Scan { open } else { template.len };
         let base = self.region.base().as_ptr().addr();
-        let range = base..base + self.open;
         // SAFETY: the pages are accessible; a slot that is being reset is in nobody else's use.
-        let bytes = unsafe { self.region.bytes_mut(self.open) };
+        let bytes = unsafe { self.region.bytes_mut(open) };
+        let mut restored = 0;
         let restore = |run: Range<usize>| {
-            let at = run.start - base;
-            template.restore(at, &mut bytes[at..run.end - base]);
+            let (at, end) = (run.start - base, run.end - base);
+            template.restore(at, &mut bytes[at..end]);
+            restored = end;
         };
-        if scanner.written(range, keep, restore).is_none() {
-            self.region.discard(0..self.open)?;
+        if scanner.written(base..base + end, keep, restore).is_none() {
+            // Runs are found in ascending order: all before the end of the last one is as it was.
+            self.region.discard(restored..open)?;
             self.copy_runs(&template);
+        } else {
+            self.region.discard(end..open)?;
+        }
+        if open > template.len {
+            self.region.protect(template.len..open, Access::None)?;
+            self.open = template.len;
         }
         Ok(())
     }
@@ -201,6 +210,7 @@ impl Slot {
         if len > self.open {
             self.region.protect(self.open..len, Access::ReadWrite)?;
             self.open = len;
+            self.reach = self.reach.max(len);
         }
         Ok(())
     }
