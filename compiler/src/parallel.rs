@@ -59,7 +59,7 @@ pub(crate) fn compile(
     let referenced = |wanted: Target| functions.iter().flat_map(|code: &Compiled| &code.relocations).any(|at| at.target == wanted);
     let mut libcalls = Vec::new();
     for libcall in Libcall::ALL.into_iter().filter(|libcall| referenced(Target::Libcall(libcall.number().into()))) {
-        libcalls.push((libcall, rest(trampolines::libcall(libcall, frontend), libcall.name())?));
+        libcalls.push((libcall, rest(trampolines::libcall(libcall, module, frontend), libcall.name())?));
     }
     let mut helpers = Vec::new();
     for helper in Helper::ALL.into_iter().filter(|helper| referenced(Target::Helper(helper.number()))) {

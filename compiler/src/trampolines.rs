@@ -1,5 +1,8 @@
 //! Functions at the border between guest and host; `preheat_image::abi` says what they do.
 
+mod small;
+
+use crate::module::Module;
 use crate::signature::{self, FunctionType, clif_type, system_v};
 use crate::translate::{constant_record, record, trap_code};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -97,9 +100,14 @@ pub(crate) fn host(ty: &FunctionType, config: TargetFrontendConfig) -> Function 
     })
 }
 
-/// The stub of a library call.
-pub(crate) fn libcall(libcall: Libcall, config: TargetFrontendConfig) -> Function {
+/// The stub of a library call. Small copies and fills it does by itself.
+pub(crate) fn libcall(libcall: Libcall, module: &Module<'_>, config: TargetFrontendConfig) -> Function {
     build(signature::libcall_stub(libcall), config, |builder, params| {
+        match libcall {
+            Libcall::MemoryCopy => small::copy(builder, params, &module.layout),
+            Libcall::MemoryFill => small::fill(builder, params, &module.layout),
+            _ => {}
+        }
         let context = params[0];
         let store = builder.ins().load(I64, constant_record(), context, offset::CONTEXT_STORE);
         leave(builder, store);

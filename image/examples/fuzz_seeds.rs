@@ -1,12 +1,12 @@
 //! Writes the seeds of the fuzz targets: `cargo run -p preheat-image --example fuzz_seeds -- fuzz/seeds`.
 
-use preheat_image::abi::NONE;
+use preheat_image::abi::{NONE, ValueType};
 use preheat_image::api::{
     CollectReport, Contribution, ContributionList, ErrorBody, FindMissing, Missing, NamespaceBuilder, NamespaceConfig, NamespaceKind,
     NamespaceList, NamespaceRow, NamespaceStatistics, StatementList, Statistics,
 };
 use preheat_image::code::{CodeObject, SectionKind};
-use preheat_image::heap::HeapBuilder;
+use preheat_image::heap::{HeapBuilder, HeapSnapshot, Value};
 use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
@@ -75,9 +75,24 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
     let mut memory = vec![0; 2 * 65536];
     memory[5000] = 1;
     memory[100_000] = 2;
-    let heap = HeapBuilder::new().memory(0, &memory, &[]).global(1, 1, [9; 16]).table(0, &[0, 5, 7]).encode(Digest::of(b"wasm"))?;
-    let layer = HeapBuilder::over(Digest::of(&heap)).memory(0, &memory, &[]).table(0, &[1]).table(1, &[2]).encode(Digest::of(b"wasm"))?;
-    let state_only = HeapBuilder::new().global(0, 6, [0; 16]).table(0, &[3]).encode(Digest::of(b"wasm"))?;
+    let wasm = Digest::of(b"wasm");
+    let heap = HeapBuilder::new()
+        .memory(0, &memory)
+        .global(1, Value::new(ValueType::I64, [9; 16]))
+        .table(0, 9, [(0, [0, 5, 7])])
+        .dropped(&[true, false], &[true])
+        .host(b"{}")
+        .encode(wasm)?;
+    let mut written = memory.clone();
+    (written[5000], written[9000]) = (0, 3);
+    let stack = [Value::new(ValueType::V128, [1; 16]), Value::function(Some(3))];
+    let layer = HeapBuilder::over(Digest::of(&heap), &[HeapSnapshot::parse(&heap)?])
+        .memory(0, &written)
+        .table(0, 9, [(0, [1]), (8, [2])])
+        .frame(7, Some(0x123), &stack)
+        .frame(0, None, &[])
+        .encode(wasm)?;
+    let state_only = HeapBuilder::new().global(0, Value::function(None)).table(0, 1, [(0, [3])]).encode(wasm)?;
     let mut seeds = signed_seeds(&envelope)?;
     seeds.extend([
         ("manifest", "command", manifest.to_bytes()),

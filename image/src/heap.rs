@@ -1,10 +1,17 @@
-//! Heap snapshots: what a function's state was at one moment, in pages. Engine-neutral: memories, globals and tables of the Wasm module,
-//! with functions by their index.
+//! Heap snapshots: what a function's state was at one moment. Engine-neutral: memories, globals and tables of the Wasm module, with
+//! functions by their index; and for a frozen program its call stack, in Wasm terms.
 //!
 //! A snapshot may be a layer over a base snapshot; it then holds only the pages that differ from the base's. Pages that are all zero in a
-//! snapshot without base, or equal to the base's, are left out. Page contents are aligned to the page size in the file, so that a loader
-//! can map them from there. `docs/image-format.md` gives the bytes.
+//! snapshot without base, or equal to the base's, need not be there. Page contents are aligned to the page size in the file, so that a
+//! loader can map them from there. `docs/image-format.md` gives the bytes.
 
+mod build;
+mod layers;
+
+pub use build::HeapBuilder;
+pub use layers::{Piece, flatten};
+
+use crate::abi::ValueType;
 use crate::{Digest, FormatError};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -12,11 +19,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Size of a page in bytes, and alignment of page contents in the file.
 pub const PAGE: usize = 4096;
 
+/// In place of a site: the frame is that of the imported function inside which the program was frozen.
+pub const NO_SITE: u32 = u32::MAX;
+
 const FORMAT: &str = "heap snapshot";
 const MAGIC: [u8; 8] = *b"PREHHEAP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const WASM_PAGE: u64 = 65536;
 
-/// The header: 160 bytes at offset 0.
+/// The header: 192 bytes at offset 0.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Header {
@@ -31,8 +42,15 @@ struct Header {
     run_count: U32,
     global_count: U32,
     table_count: U32,
+    range_count: U32,
     element_count: U32,
+    data_segment_count: U32,
+    element_segment_count: U32,
+    frame_count: U32,
+    value_count: U32,
+    zero: U32,
     pages_at: U64,
+    host_size: U64,
     reserved: [u8; 40],
 }
 
@@ -58,8 +76,16 @@ pub struct Run {
     pub pages: U32,
     /// Number of the first page in the memory.
     pub first: U64,
-    /// Where its contents begin in the file, a multiple of [`PAGE`].
+    /// Where its contents begin in the file, a multiple of [`PAGE`]. 0 in a layer: the pages are zero, which the base's are not.
     pub offset: U64,
+}
+
+impl Run {
+    /// Whether its pages are zero and have no contents in the file.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.offset.get() == 0
+    }
 }
 
 /// The value of a global.
@@ -68,13 +94,79 @@ pub struct Run {
 pub struct Global {
     /// Index in the module's global index space.
     pub index: U32,
-    /// 1 i32, 2 i64, 3 f32, 4 f64, 5 v128, 6 funcref (function index plus one, 0 for null).
-    pub kind: U32,
-    /// The value, little-endian, unused bytes zero.
-    pub value: [u8; 16],
+    /// What it is worth.
+    pub value: Value,
 }
 
-/// A table of functions: its number in the module and its part of the element list.
+/// A value: of a global, a local or an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Value {
+    /// Number of its [`ValueType`].
+    pub kind: U32,
+    /// Its bytes, little-endian, unused ones zero. A funcref is the function's index plus one in 4 bytes, 0 for null; other references are
+    /// null, which is 0.
+    pub bytes: [u8; 16],
+}
+
+impl Value {
+    /// A value of type `ty`, of which the first bytes of `bytes` count as many as the type has.
+    #[must_use]
+    pub fn new(ty: ValueType, mut bytes: [u8; 16]) -> Self {
+        bytes[width(ty)..].fill(0);
+        Self { kind: u32::from(ty.number()).into(), bytes }
+    }
+
+    /// A funcref.
+    #[must_use]
+    pub fn function(index: Option<u32>) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&element(index).to_le_bytes());
+        Self::new(ValueType::FuncRef, bytes)
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn ty(&self) -> Option<ValueType> {
+        u8::try_from(self.kind.get()).ok().and_then(ValueType::from_number)
+    }
+
+    /// The function, if it is a funcref and not null.
+    #[must_use]
+    pub fn as_function(&self) -> Option<u32> {
+        let [a, b, c, d, ..] = self.bytes;
+        (self.ty()? == ValueType::FuncRef).then(|| function(u32::from_le_bytes([a, b, c, d])))?
+    }
+
+    /// Whether it is of a known type, and what is not of that type's width is zero.
+    fn is_valid(&self) -> bool {
+        self.ty().is_some_and(|ty| self.bytes[width(ty)..].iter().all(|byte| *byte == 0))
+    }
+}
+
+/// How many bytes of a value count.
+fn width(ty: ValueType) -> usize {
+    match ty {
+        ValueType::I32 | ValueType::F32 | ValueType::FuncRef => 4,
+        ValueType::I64 | ValueType::F64 => 8,
+        ValueType::V128 => 16,
+        ValueType::ExternRef | ValueType::ExnRef => 0,
+    }
+}
+
+/// The function that an element of a table stands for: none for null.
+#[must_use]
+pub fn function(element: u32) -> Option<u32> {
+    element.checked_sub(1)
+}
+
+/// The element of a table that stands for a function, or for null. There is no function with the largest number of 32 bits.
+#[must_use]
+pub fn element(function: Option<u32>) -> u32 {
+    function.map_or(0, |index| index.saturating_add(1))
+}
+
+/// A table: its number in the module and its size.
 #[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Table {
@@ -82,10 +174,34 @@ pub struct Table {
     pub index: U32,
     /// How many elements it has.
     pub len: U32,
+    /// How many ranges it has in the list of ranges.
+    pub ranges: U32,
+}
+
+/// Consecutive elements of a table.
+#[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Range {
+    /// The first.
+    pub first: U32,
+    /// How many.
+    pub count: U32,
+}
+
+/// An activation of a function that was going on.
+#[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Frame {
+    /// Index of the function in the module.
+    pub function: U32,
+    /// Where in the module's bytes the call instruction is in which it waits; [`NO_SITE`] for the last frame.
+    pub site: U32,
+    /// How many values it has in the list of values.
+    pub count: U32,
 }
 
 /// A snapshot in the bytes it was read from, checked: every run lies within its memory and within the file, runs are in order and do
-/// not overlap, the tables' lengths add up to the element list.
+/// not overlap, ranges of elements lie within their tables, and lengths add up.
 #[derive(Debug, Clone, Copy)]
 pub struct HeapSnapshot<'a> {
     bytes: &'a [u8],
@@ -95,7 +211,13 @@ pub struct HeapSnapshot<'a> {
     runs: &'a [Run],
     globals: &'a [Global],
     tables: &'a [Table],
+    ranges: &'a [Range],
     elements: &'a [U32],
+    dropped_data: &'a [u8],
+    dropped_elements: &'a [u8],
+    frames: &'a [Frame],
+    values: &'a [Value],
+    host: &'a [u8],
 }
 
 fn damaged(what: String) -> FormatError {
@@ -109,50 +231,82 @@ fn list<'a, T: FromBytes + Immutable + KnownLayout>(bytes: &mut &'a [u8], count:
     Ok(list)
 }
 
+/// Whether each index is larger than the one before.
+fn ascending(indices: impl Iterator<Item = u32>) -> bool {
+    let mut next = 0;
+    indices.into_iter().all(|index| {
+        let fits = u64::from(index) >= next;
+        next = u64::from(index) + 1;
+        fits
+    })
+}
+
 impl<'a> HeapSnapshot<'a> {
     /// Reads a snapshot.
     ///
     /// # Errors
     /// When the bytes are no snapshot of this version, or something in it is out of bounds.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
-        let (header, mut rest) = Header::ref_from_prefix(bytes).map_err(|_| FormatError::Truncated {
-            format: FORMAT,
-            need: size_of::<Header>() as u64,
-            have: bytes.len() as u64,
-        })?;
-        if header.magic != MAGIC {
+        let prefix: Option<(&[u8; 8], &[u8; 4])> = bytes.split_first_chunk().and_then(|(magic, rest)| Some((magic, rest.first_chunk()?)));
+        let truncated = |need: u64| FormatError::Truncated { format: FORMAT, need, have: bytes.len() as u64 };
+        let (magic, version) = prefix.ok_or_else(|| truncated(size_of::<Header>() as u64))?;
+        if *magic != MAGIC {
             return Err(FormatError::NotThisFormat { format: FORMAT, found: "other magic".into() });
         }
-        if header.version.get() != VERSION {
-            return Err(FormatError::Version { format: FORMAT, found: header.version.get(), supported: VERSION });
+        if u32::from_le_bytes(*version) != VERSION {
+            return Err(FormatError::Version { format: FORMAT, found: u32::from_le_bytes(*version), supported: VERSION });
         }
-        if header.header_size.get() as usize != size_of::<Header>() || header.reserved != [0; 40] || header.page_size.get() as usize != PAGE
-        {
-            return Err(damaged("the header is not that of version 1".into()));
+        let (header, mut rest) = Header::ref_from_prefix(bytes).map_err(|_| truncated(size_of::<Header>() as u64))?;
+        let reserved = header.reserved != [0; 40] || header.zero.get() != 0;
+        if header.header_size.get() as usize != size_of::<Header>() || reserved || header.page_size.get() as usize != PAGE {
+            return Err(damaged("the header is not that of version 2".into()));
         }
         if header.file_size.get() != bytes.len() as u64 {
-            return Err(FormatError::Truncated { format: FORMAT, need: header.file_size.get(), have: bytes.len() as u64 });
+            return Err(truncated(header.file_size.get()));
         }
-        let memories: &[Memory] = list(&mut rest, header.memory_count, "memories")?;
-        let runs: &[Run] = list(&mut rest, header.run_count, "page runs")?;
-        let globals: &[Global] = list(&mut rest, header.global_count, "globals")?;
-        let tables: &[Table] = list(&mut rest, header.table_count, "tables")?;
-        let elements: &[U32] = list(&mut rest, header.element_count, "table elements")?;
-
-        let tables_end = (bytes.len() - rest.len()) as u64;
+        let snapshot = Self {
+            bytes,
+            source: Digest::from_bytes(header.source),
+            base: (header.base != [0; 32]).then(|| Digest::from_bytes(header.base)),
+            memories: list(&mut rest, header.memory_count, "memories")?,
+            runs: list(&mut rest, header.run_count, "page runs")?,
+            globals: list(&mut rest, header.global_count, "globals")?,
+            tables: list(&mut rest, header.table_count, "tables")?,
+            ranges: list(&mut rest, header.range_count, "ranges of elements")?,
+            elements: list(&mut rest, header.element_count, "table elements")?,
+            frames: list(&mut rest, header.frame_count, "frames")?,
+            values: list(&mut rest, header.value_count, "values of frames")?,
+            dropped_data: list(&mut rest, header.data_segment_count, "data segments")?,
+            dropped_elements: list(&mut rest, header.element_segment_count, "element segments")?,
+            host: &[],
+        };
+        let host = usize::try_from(header.host_size.get()).ok().and_then(|size| rest.split_at_checked(size));
+        let (host, rest) = host.ok_or_else(|| damaged(format!("{} bytes of the host do not fit into the file", header.host_size)))?;
+        let snapshot = Self { host, ..snapshot };
+        let lists_end = (bytes.len() - rest.len()) as u64;
         let pages_at = header.pages_at.get();
-        if pages_at % PAGE as u64 != 0 || pages_at < tables_end {
-            return Err(damaged(format!("page contents at {pages_at:#x}, in or before the tables or not aligned")));
+        if pages_at % PAGE as u64 != 0 || pages_at < lists_end {
+            return Err(damaged(format!("page contents at {pages_at:#x}, in or before the lists or not aligned")));
         }
-        for (index, memory) in memories.iter().enumerate() {
-            if memory.reserved.get() != 0 || memory.size.get() % 65536 != 0 {
+        snapshot.check_pages(pages_at)?;
+        snapshot.check_state()?;
+        snapshot.check_frames()?;
+        Ok(snapshot)
+    }
+
+    fn check_pages(&self, pages_at: u64) -> Result<(), FormatError> {
+        if !ascending(self.memories.iter().map(|memory| memory.index.get())) {
+            return Err(damaged("the memories are out of order".into()));
+        }
+        for (index, memory) in self.memories.iter().enumerate() {
+            if memory.reserved.get() != 0 || memory.size.get() % WASM_PAGE != 0 {
                 return Err(damaged(format!("memory {index} has size {}", memory.size)));
             }
         }
         let mut previous = (0, 0);
-        for (index, run) in runs.iter().enumerate() {
+        for (index, run) in self.runs.iter().enumerate() {
             let memory =
-                memories.get(run.memory.get() as usize).ok_or_else(|| damaged(format!("run {index} is of memory {}", run.memory)))?;
+                self.memories.get(run.memory.get() as usize).ok_or_else(|| damaged(format!("run {index} is of memory {}", run.memory)))?;
             let pages = u64::from(run.pages.get());
             let place = (run.memory.get(), run.first.get());
             let end = run.first.get().checked_add(pages).filter(|end| *end <= memory.size.get() / PAGE as u64);
@@ -161,23 +315,63 @@ impl<'a> HeapSnapshot<'a> {
                 return Err(damaged(format!("run {index} is out of order or overlaps")));
             }
             previous = (place.0, end);
-            let fits = |end: u64| end <= bytes.len() as u64;
+            if run.is_zero() && self.base.is_some() {
+                continue;
+            }
+            let fits = |end: u64| end <= self.bytes.len() as u64;
             let offset = run.offset.get();
             if offset < pages_at || offset % PAGE as u64 != 0 || !offset.checked_add(pages * PAGE as u64).is_some_and(fits) {
                 return Err(damaged(format!("the contents of run {index} at {offset:#x} are not within the file")));
             }
         }
-        for (index, global) in globals.iter().enumerate() {
-            if !(1..=6).contains(&global.kind.get()) {
-                return Err(damaged(format!("global {index} is of unknown kind {}", global.kind)));
+        Ok(())
+    }
+
+    fn check_state(&self) -> Result<(), FormatError> {
+        if !ascending(self.globals.iter().map(|global| global.index.get())) || !ascending(self.tables.iter().map(|table| table.index.get()))
+        {
+            return Err(damaged("the globals or tables are out of order".into()));
+        }
+        if let Some(global) = self.globals.iter().find(|global| !global.value.is_valid()) {
+            return Err(damaged(format!("global {} has no value of a known type", global.index)));
+        }
+        let mut ranges = self.ranges.iter();
+        let mut elements = 0;
+        for table in self.tables {
+            let mut end = 0;
+            for _ in 0..table.ranges.get() {
+                let range = ranges.next().ok_or_else(|| damaged("tables have more ranges than are there".into()))?;
+                let (first, count) = (u64::from(range.first.get()), u64::from(range.count.get()));
+                if first < end || first + count > u64::from(table.len.get()) {
+                    return Err(damaged(format!("a range of table {} is out of order or bounds", table.index)));
+                }
+                end = first + count;
+                elements += count;
             }
         }
-        let lengths: u64 = tables.iter().map(|table| u64::from(table.len.get())).sum();
-        if lengths != elements.len() as u64 {
-            return Err(damaged(format!("tables of {lengths} elements, but {} are there", elements.len())));
+        if ranges.next().is_some() || elements != self.elements.len() as u64 {
+            return Err(damaged(format!("ranges of {elements} elements, but {} elements are there, or more ranges", self.elements.len())));
         }
-        let base = (header.base != [0; 32]).then(|| Digest::from_bytes(header.base));
-        Ok(Self { bytes, source: Digest::from_bytes(header.source), base, memories, runs, globals, tables, elements })
+        if self.dropped_data.iter().chain(self.dropped_elements).any(|flag| *flag > 1) {
+            return Err(damaged("a segment is neither dropped nor not".into()));
+        }
+        Ok(())
+    }
+
+    fn check_frames(&self) -> Result<(), FormatError> {
+        let values: u64 = self.frames.iter().map(|frame| u64::from(frame.count.get())).sum();
+        if values != self.values.len() as u64 {
+            return Err(damaged(format!("frames of {values} values, but {} are there", self.values.len())));
+        }
+        if let Some((last, outer)) = self.frames.split_last()
+            && (last.site.get() != NO_SITE || outer.is_empty() || outer.iter().any(|frame| frame.site.get() == NO_SITE))
+        {
+            return Err(damaged("the call stack is not one of functions that wait for an imported one".into()));
+        }
+        if self.values.iter().any(|value| !value.is_valid()) {
+            return Err(damaged("a frame has a value of no known type".into()));
+        }
+        Ok(())
     }
 
     /// Digest of the Wasm module whose state this is.
@@ -192,7 +386,7 @@ impl<'a> HeapSnapshot<'a> {
         self.base
     }
 
-    /// The memories.
+    /// The memories, ordered by index.
     #[must_use]
     pub fn memories(&self) -> &'a [Memory] {
         self.memories
@@ -204,25 +398,65 @@ impl<'a> HeapSnapshot<'a> {
         self.runs
     }
 
-    /// The globals.
+    /// The globals, ordered by index.
     #[must_use]
     pub fn globals(&self) -> &'a [Global] {
         self.globals
     }
 
-    /// The tables, each with its elements: function index plus one, 0 for null.
-    pub fn tables(&self) -> impl Iterator<Item = (&'a Table, &'a [U32])> {
-        let mut rest = self.elements;
+    /// The tables, ordered by index, each with the elements that are not as they were when the module had been instantiated: the first
+    /// one's number, and function indices plus one, 0 for null.
+    pub fn tables(&self) -> impl Iterator<Item = (&'a Table, Vec<(u32, &'a [U32])>)> {
+        let (mut ranges, mut elements) = (self.ranges, self.elements);
         self.tables.iter().map(move |table| {
-            let (these, others) = rest.split_at(table.len.get() as usize);
-            rest = others;
-            (table, these)
+            // The counts were checked to add up.
+            let (these, others) = ranges.split_at_checked(table.ranges.get() as usize).unwrap_or_default();
+            ranges = others;
+            let of_range = |range: &Range| {
+                let (of_range, others) = elements.split_at_checked(range.count.get() as usize).unwrap_or_default();
+                elements = others;
+                (range.first.get(), of_range)
+            };
+            (table, these.iter().map(of_range).collect())
         })
     }
 
-    /// The contents of a run of this snapshot.
+    /// For each data segment of the module, 1 if it was dropped.
+    #[must_use]
+    pub fn dropped_data(&self) -> &'a [u8] {
+        self.dropped_data
+    }
+
+    /// For each element segment of the module, 1 if it was dropped.
+    #[must_use]
+    pub fn dropped_elements(&self) -> &'a [u8] {
+        self.dropped_elements
+    }
+
+    /// The call stack, outermost function first, each frame with its values. The last is that of the imported function inside which the
+    /// program was frozen; its values are the parameters. Empty for a state in which no function was running.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = (&'a Frame, &'a [Value])> {
+        let mut values = self.values;
+        self.frames.iter().map(move |frame| {
+            // The counts were checked to add up.
+            let (these, others) = values.split_at_checked(frame.count.get() as usize).unwrap_or_default();
+            values = others;
+            (frame, these)
+        })
+    }
+
+    /// What the host noted of its own state, in its own format.
+    #[must_use]
+    pub fn host(&self) -> &'a [u8] {
+        self.host
+    }
+
+    /// The contents of a run of this snapshot; empty for one of zeros.
     #[must_use]
     pub fn contents(&self, run: &Run) -> &'a [u8] {
+        if run.is_zero() {
+            return &[];
+        }
         let start = usize::try_from(run.offset.get()).unwrap_or(usize::MAX);
         self.bytes.get(start..).and_then(|rest| rest.get(..run.pages.get() as usize * PAGE)).unwrap_or_default()
     }
@@ -231,232 +465,12 @@ impl<'a> HeapSnapshot<'a> {
     /// Pages beyond the end of `target` are passed over.
     pub fn write_into(&self, position: u32, target: &mut [u8]) {
         for run in self.runs.iter().filter(|run| run.memory.get() == position) {
-            let contents = self.contents(run);
             let start = usize::try_from(run.first.get()).ok().and_then(|first| first.checked_mul(PAGE));
-            if let Some(target) = start.and_then(|start| target.get_mut(start..)) {
-                let len = contents.len().min(target.len());
-                target[..len].copy_from_slice(&contents[..len]);
-            }
-        }
-    }
-}
-
-/// Gathers a state and writes it as a snapshot.
-#[derive(Debug, Default)]
-pub struct HeapBuilder<'a> {
-    base: Option<Digest>,
-    memories: Vec<(u32, &'a [u8], &'a [u8])>,
-    globals: Vec<Global>,
-    tables: Vec<(u32, &'a [u32])>,
-}
-
-impl<'a> HeapBuilder<'a> {
-    /// A snapshot without base.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A layer over the snapshot `base`.
-    #[must_use]
-    pub fn over(base: Digest) -> Self {
-        Self { base: Some(base), ..Self::default() }
-    }
-
-    /// Adds the memory of module index `index` with `contents`, of which `before` is what the base has (empty without base; pages that
-    /// the base lacks count as zero).
-    #[must_use]
-    pub fn memory(mut self, index: u32, contents: &'a [u8], before: &'a [u8]) -> Self {
-        self.memories.push((index, contents, before));
-        self
-    }
-
-    /// Adds a global; see [`Global`] for `kind`.
-    #[must_use]
-    pub fn global(mut self, index: u32, kind: u32, value: [u8; 16]) -> Self {
-        self.globals.push(Global { index: index.into(), kind: kind.into(), value });
-        self
-    }
-
-    /// Adds a table: function indices plus one, 0 for null.
-    #[must_use]
-    pub fn table(mut self, index: u32, elements: &'a [u32]) -> Self {
-        self.tables.push((index, elements));
-        self
-    }
-
-    /// Writes the snapshot of the module `source`.
-    ///
-    /// # Errors
-    /// When a memory is not a multiple of 65,536 bytes long, or something has more than 2^32 elements.
-    pub fn encode(self, source: Digest) -> Result<Vec<u8>, FormatError> {
-        let narrow = |value: usize| u32::try_from(value).map(U32::new).map_err(|_| damaged("more than 2^32 elements".into()));
-        let mut memories = Vec::new();
-        let mut runs: Vec<Run> = Vec::new();
-        let mut pages: Vec<&[u8]> = Vec::new();
-        for (position, (index, contents, before)) in self.memories.iter().enumerate() {
-            if contents.len() % 65536 != 0 {
-                return Err(damaged(format!("memory {index} has {} bytes", contents.len())));
-            }
-            memories.push(Memory { index: (*index).into(), reserved: 0.into(), size: U64::new(contents.len() as u64) });
-            let mut open: Option<Run> = None;
-            for (number, page) in contents.chunks_exact(PAGE).enumerate() {
-                let old = before.get(number * PAGE..(number + 1) * PAGE);
-                let same = old.map_or_else(|| page.iter().all(|byte| *byte == 0), |old| old == page);
-                if same {
-                    runs.extend(open.take());
-                    continue;
-                }
-                match &mut open {
-                    Some(run) => run.pages += 1,
-                    // The offset counts pages until it is known where they begin.
-                    None => {
-                        open = Some(Run {
-                            memory: narrow(position)?,
-                            pages: 1.into(),
-                            first: U64::new(number as u64),
-                            offset: U64::new(pages.len() as u64),
-                        });
-                    }
-                }
-                pages.push(page);
-            }
-            runs.extend(open);
-        }
-        let tables: Result<Vec<Table>, FormatError> =
-            self.tables.iter().map(|(index, elements)| Ok(Table { index: (*index).into(), len: narrow(elements.len())? })).collect();
-        let tables = tables?;
-        let elements: Vec<U32> = self.tables.iter().flat_map(|(_, elements)| elements.iter().map(|element| U32::new(*element))).collect();
-        let front = size_of::<Header>()
-            + size_of_val(&*memories)
-            + size_of_val(&*runs)
-            + size_of_val(&*self.globals)
-            + size_of_val(&*tables)
-            + size_of_val(&*elements);
-        let pages_at = front.next_multiple_of(PAGE);
-        for run in &mut runs {
-            run.offset = U64::new(run.offset.get() * PAGE as u64 + pages_at as u64);
-        }
-        let header = Header {
-            magic: MAGIC,
-            version: VERSION.into(),
-            header_size: narrow(size_of::<Header>())?,
-            source: *source.as_bytes(),
-            base: *self.base.unwrap_or(Digest::ZERO).as_bytes(),
-            file_size: U64::new((pages_at + pages.len() * PAGE) as u64),
-            page_size: narrow(PAGE)?,
-            memory_count: narrow(memories.len())?,
-            run_count: narrow(runs.len())?,
-            global_count: narrow(self.globals.len())?,
-            table_count: narrow(tables.len())?,
-            element_count: narrow(elements.len())?,
-            pages_at: U64::new(pages_at as u64),
-            reserved: [0; 40],
-        };
-        let mut bytes = Vec::with_capacity(pages_at + pages.len() * PAGE);
-        for part in
-            [header.as_bytes(), memories.as_bytes(), runs.as_bytes(), self.globals.as_bytes(), tables.as_bytes(), elements.as_bytes()]
-        {
-            bytes.extend_from_slice(part);
-        }
-        bytes.resize(pages_at, 0);
-        for page in pages {
-            bytes.extend_from_slice(page);
-        }
-        Ok(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const WASM_PAGE: usize = 65536;
-
-    fn memory(pages: usize, written: &[(usize, u8)]) -> Vec<u8> {
-        let mut memory = vec![0; pages * WASM_PAGE];
-        for (at, value) in written {
-            let len = memory.len();
-            memory[at % len] = *value;
-        }
-        memory
-    }
-
-    #[test]
-    fn zero_and_equal_pages_are_left_out() {
-        let source = Digest::of(b"wasm");
-        let old = memory(2, &[(0, 1), (4096, 2), (8192, 3), (100_000, 4)]);
-        let base =
-            HeapBuilder::new().memory(0, &old, &[]).global(1, 1, [9; 16]).table(0, &[0, 5, 7]).table(1, &[1]).encode(source).unwrap();
-        let snapshot = HeapSnapshot::parse(&base).unwrap();
-        assert_eq!(snapshot.runs().iter().map(|run| (run.first.get(), run.pages.get())).collect::<Vec<_>>(), [(0, 3), (24, 1)]);
-        assert_eq!(snapshot.tables().map(|(_, elements)| elements.len()).collect::<Vec<_>>(), [3, 1]);
-        assert_eq!((snapshot.source(), snapshot.base(), snapshot.globals().len()), (source, None, 1));
-
-        let mut new = old.clone();
-        new[4096] = 0;
-        new.resize(3 * WASM_PAGE, 0);
-        let layer = HeapBuilder::over(Digest::of(&base)).memory(0, &new, &old).encode(source).unwrap();
-        let layer = HeapSnapshot::parse(&layer).unwrap();
-        assert_eq!(layer.base(), Some(Digest::of(&base)));
-        assert_eq!(layer.runs().iter().map(|run| (run.first.get(), run.pages.get())).collect::<Vec<_>>(), [(1, 1)]);
-        let mut both = vec![0; 3 * WASM_PAGE];
-        snapshot.write_into(0, &mut both);
-        layer.write_into(0, &mut both);
-        assert!(both == new);
-    }
-
-    #[test]
-    fn names_what_is_wrong() {
-        let bytes = HeapBuilder::new().memory(0, &memory(1, &[(5000, 1)]), &[]).encode(Digest::ZERO).unwrap();
-        assert_eq!(size_of::<Header>(), 160);
-        assert!(HeapSnapshot::parse(&bytes).is_ok());
-        assert!(matches!(HeapSnapshot::parse(&bytes[..bytes.len() - 1]), Err(FormatError::Truncated { .. })));
-        let error = |at: usize, value: u8| {
-            let mut bytes = bytes.clone();
-            bytes[at] = value;
-            HeapSnapshot::parse(&bytes).unwrap_err()
-        };
-        assert!(matches!(error(0, 0), FormatError::NotThisFormat { .. }));
-        assert_eq!(error(8, 3), FormatError::Version { format: FORMAT, found: 3, supported: 1 });
-        let run = 160 + 16;
-        assert!(error(run, 1).to_string().contains("run 0 is of memory 1"));
-        assert!(error(run + 8, 200).to_string().contains("not within its memory"));
-        assert!(error(run + 17, 0x20).to_string().contains("not within the file"));
-        assert!(error(run + 4, 0).to_string().contains("not within its memory"));
-    }
-
-    proptest! {
-        #[test]
-        fn base_and_layer_make_the_state(
-            old in proptest::collection::vec((0usize..4 * WASM_PAGE, any::<u8>()), 0..40),
-            new in proptest::collection::vec((0usize..4 * WASM_PAGE, any::<u8>()), 0..40),
-            grown in 0usize..2,
-        ) {
-            let old = memory(2, &old);
-            let new = memory(2 + grown, &new);
-            let base = HeapBuilder::new().memory(0, &old, &[]).encode(Digest::ZERO).unwrap();
-            let layer = HeapBuilder::over(Digest::of(&base)).memory(0, &new, &old).encode(Digest::ZERO).unwrap();
-            let mut both = vec![0; new.len()];
-            HeapSnapshot::parse(&base).unwrap().write_into(0, &mut both);
-            HeapSnapshot::parse(&layer).unwrap().write_into(0, &mut both);
-            prop_assert!(both == new);
-        }
-
-        #[test]
-        fn damage_never_panics(flips in proptest::collection::vec((0usize..400, any::<u8>()), 1..6)) {
-            let contents = memory(1, &[(5000, 1), (60000, 2)]);
-            let mut bytes = HeapBuilder::new().memory(0, &contents, &[]).table(0, &[1, 2]).encode(Digest::ZERO).unwrap();
-            for (at, value) in flips {
-                bytes[at] = value;
-            }
-            if let Ok(snapshot) = HeapSnapshot::parse(&bytes) {
-                let mut target = vec![0; WASM_PAGE];
-                for position in 0..2 {
-                    snapshot.write_into(position, &mut target);
-                }
-                prop_assert!(snapshot.tables().all(|(table, elements)| table.len.get() as usize == elements.len()));
+            let Some(target) = start.and_then(|start| target.get_mut(start..)) else { continue };
+            let len = (run.pages.get() as usize).saturating_mul(PAGE).min(target.len());
+            match self.contents(run).get(..len) {
+                Some(contents) => target[..len].copy_from_slice(contents),
+                None => target[..len].fill(0),
             }
         }
     }

@@ -99,6 +99,8 @@ fn a_slot_of_one_template_shows_nothing_to_another() {
             for (template, pages, runs) in [(&first, 12, &RUNS[..]), (&second, 20, &[(3, 1, 2)][..])] {
                 let mut slot = pool.take(template).unwrap();
                 assert_eq!(slot.bytes(), contents(pages, runs), "{method:?}");
+                // What one was grown by lies where the other begins.
+                slot.grow(24 * PAGE).unwrap();
                 slot.bytes_mut().fill(0xee);
                 assert!(pool.take(template).is_err(), "there is only one");
                 pool.give(slot);
@@ -175,6 +177,114 @@ proptest! {
                 }
             }
             prop_assert!(slot.bytes() == model);
+        }
+    }
+}
+
+#[test]
+fn long_runs_are_mapped_once_and_what_lies_in_them_is_copied() {
+    let (base, layer) = (file(40), file(8));
+    // Forty pages of a base with four of a layer in them, and one page of zeros.
+    let part = |file: &Arc<MappedFile>, at: usize, offset: usize, len: usize| Run {
+        at: at * PAGE,
+        len: len * PAGE,
+        file: file.clone(),
+        offset: offset * PAGE,
+    };
+    let runs = vec![
+        part(&base, 0, 0, 5),
+        part(&layer, 5, 0, 1),
+        part(&base, 6, 6, 10),
+        part(&layer, 16, 3, 2),
+        part(&base, 18, 18, 2),
+        part(&base, 21, 21, 9),
+        part(&layer, 30, 7, 1),
+        part(&base, 31, 31, 9),
+    ];
+    let template = Arc::new(Template::new(48 * PAGE, runs, 1).unwrap());
+    assert_eq!((template.mappings(), template.copied_bytes()), (4, 5 * PAGE));
+    let expected: Vec<u8> = (0..48)
+        .flat_map(|page| {
+            let value = match page {
+                5 => 1,
+                16 | 17 => page - 16 + 4,
+                30 => 8,
+                20 | 40.. => 0,
+                _ => page + 1,
+            };
+            [value; PAGE]
+        })
+        .collect();
+    for method in METHODS {
+        let pool = pool(method, PoolLimits { pages: 3, ..PoolLimits::default() });
+        for _ in 0..3 {
+            let mut slot = pool.take(&template).unwrap();
+            assert!(slot.bytes() == expected, "{method:?}");
+            slot.bytes_mut().fill(0xee);
+            pool.give(slot);
+        }
+    }
+}
+
+#[test]
+fn patches_lie_over_pages_and_pages_that_will_be_written_are_no_longer_of_the_file() {
+    let file = file(8);
+    let run = Run { at: 0, len: 8 * PAGE, file: file.clone(), offset: 0 };
+    let patches = vec![(10, vec![0xaa; 20].into()), (3 * PAGE - 1, vec![0xbb; PAGE + 2].into()), (9 * PAGE, vec![0xcc; 5].into())];
+    let plain = Template::new(10 * PAGE, vec![run], 1).unwrap();
+    let template = Arc::new(plain.with_patches(patches).unwrap().with_written([6 * PAGE..7 * PAGE, 5 * PAGE + 1..50 * PAGE]));
+    assert_eq!(template.copied_bytes(), (1 + 3 + 5) * PAGE);
+    let mut expected = [contents(8, &[(0, 0, 8)]), vec![0; 2 * PAGE]].concat();
+    expected[10..30].fill(0xaa);
+    expected[3 * PAGE - 1..4 * PAGE + 1].fill(0xbb);
+    expected[9 * PAGE..9 * PAGE + 5].fill(0xcc);
+    for method in METHODS {
+        for pages in [0, 2, 512] {
+            let pool = pool(method, PoolLimits { pages, ..PoolLimits::default() });
+            for _ in 0..3 {
+                let mut slot = pool.take(&template).unwrap();
+                assert!(slot.bytes() == expected, "{method:?}, {pages} pages kept");
+                slot.bytes_mut().fill(0xee);
+                pool.give(slot);
+            }
+        }
+    }
+    let run = || Run { at: 0, len: PAGE, file: file.clone(), offset: 0 };
+    for wrong in [vec![(PAGE - 1, vec![0; 2].into())], vec![(5, vec![0; 5].into()), (9, vec![0].into())]] {
+        assert!(Template::new(PAGE, vec![run()], 1).unwrap().with_patches(wrong).is_err());
+    }
+}
+
+/// Ascending runs of two files in a slot of 48 pages: page, which file, where in it, pages.
+fn scattered() -> impl Strategy<Value = Vec<(usize, bool, usize, usize)>> {
+    let run = (0usize..3, any::<bool>(), any::<bool>(), 0usize..32, 1usize..6);
+    prop::collection::vec(run, 0..14).prop_map(|runs| {
+        let mut at = 0;
+        let placed = runs.into_iter().map(|(gap, other, diagonal, offset, len)| {
+            let start = at + gap;
+            at = start + len;
+            (start, other, if diagonal { start.min(34) } else { offset }, len)
+        });
+        placed.filter(|(start, _, _, len)| start + len <= 48).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_mapped_and_copied_the_contents_are_the_same(runs in scattered(), mappings in 0usize..5, keep in 0usize..9) {
+        let files = [file(40), file(40)];
+        let part = |(at, other, offset, len): &(usize, bool, usize, usize)| {
+            Run { at: at * PAGE, len: len * PAGE, file: files[usize::from(*other)].clone(), offset: offset * PAGE }
+        };
+        let template = Arc::new(Template::new(48 * PAGE, runs.iter().map(part).collect(), mappings).unwrap());
+        prop_assert!(template.mappings() <= 2 * mappings + 2);
+        let expected = contents(48, &runs.iter().map(|(at, _, offset, len)| (*at, *offset, *len)).collect::<Vec<_>>());
+        let pool = pool(Method::Scan, PoolLimits { pages: keep, ..PoolLimits::default() });
+        for _ in 0..2 {
+            let mut slot = pool.take(&template).unwrap();
+            prop_assert!(slot.bytes() == expected);
+            slot.bytes_mut().fill(0xee);
+            pool.give(slot);
         }
     }
 }

@@ -374,7 +374,7 @@ fn interrupt_flags() -> MemFlagsData {
 }
 
 /// An offset in a context as displacement; [`preheat_image::abi::ContextLayout::MAX_SIZE`] keeps it positive.
-fn displacement(offset: u32) -> i32 {
+pub(crate) fn displacement(offset: u32) -> i32 {
     i32::try_from(offset).expect("contexts are smaller than 2 GiB")
 }
 

@@ -10,9 +10,12 @@ mod file;
 mod pool;
 mod region;
 mod slot;
+mod template;
+mod windows;
 
 pub use dirty::{Method, Scanner};
 pub use file::{MappedCode, MappedFile};
 pub use pool::{PoolLimits, SlotPool};
 pub use region::{Access, PAGE, Region};
-pub use slot::{Run, Slot, Template};
+pub use slot::Slot;
+pub use template::{Run, Template};

@@ -1,7 +1,8 @@
 //! Slots between two uses.
 
 use super::dirty::Scanner;
-use super::slot::{Slot, Template};
+use super::slot::Slot;
+use super::template::Template;
 use rustix::io;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

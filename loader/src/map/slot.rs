@@ -2,110 +2,13 @@
 
 #![allow(unsafe_code)]
 
-use super::dirty::Scanner;
-use super::file::MappedFile;
-use super::region::{Access, PAGE, Region};
+use super::dirty::{Method, Scanner};
+use super::region::{Access, Region};
+use super::template::Template;
 use rustix::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Consecutive pages of a file at the beginning of a slot.
-#[derive(Debug, Clone)]
-pub struct Run {
-    /// Where they go: bytes from the slot's beginning, a multiple of [`PAGE`].
-    pub at: usize,
-    /// How many bytes, a multiple of [`PAGE`].
-    pub len: usize,
-    /// Which file.
-    pub file: Arc<MappedFile>,
-    /// Where they begin in the file, a multiple of [`PAGE`].
-    pub offset: usize,
-}
-
-/// How a slot begins.
-#[derive(Debug)]
-pub struct Template {
-    id: u64,
-    len: usize,
-    runs: Vec<Run>,
-    // By position in `runs`: whether it is mapped, else copied.
-    mapped: Vec<bool>,
-}
-
-impl Template {
-    /// A slot of which the first `len` bytes can be used (a multiple of [`PAGE`]), with `runs` and zeros between them. At most
-    /// `mappings` of the runs, the longest, are mapped; the others are copied, since the mappings of a process are limited.
-    ///
-    /// # Errors
-    /// [`io::Errno::INVAL`] when the runs are not ascending, not in whole pages, or not within the length and their files.
-    pub fn new(len: usize, runs: Vec<Run>, mappings: usize) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let mut end = 0;
-        for run in &runs {
-            let aligned = run.at.is_multiple_of(PAGE) && run.len.is_multiple_of(PAGE) && run.offset.is_multiple_of(PAGE) && run.len > 0;
-            // A page that the file's last bytes only begin is zero behind them.
-            let file = run.file.bytes().len().next_multiple_of(PAGE);
-            let within = run.offset.checked_add(run.len).is_some_and(|contents| contents <= file);
-            end =
-                Some(run.at).filter(|at| aligned && within && *at >= end).and_then(|at| at.checked_add(run.len)).ok_or(io::Errno::INVAL)?;
-        }
-        if end > len || !len.is_multiple_of(PAGE) {
-            return Err(io::Errno::INVAL);
-        }
-        let mut by_length: Vec<usize> = (0..runs.len()).collect();
-        by_length.sort_by_key(|index| std::cmp::Reverse(runs[*index].len));
-        let mut mapped = vec![false; runs.len()];
-        by_length.iter().take(mappings).for_each(|index| mapped[*index] = true);
-        Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), len, runs, mapped })
-    }
-
-    /// A number that no other template of this process has.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// How many bytes can be used at first.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether nothing can be used at first.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// How many mappings a slot has with it at most: one for each run that is mapped and for what is between them, and the rest.
-    #[must_use]
-    pub fn mappings(&self) -> usize {
-        2 * self.mapped.iter().filter(|mapped| **mapped).count() + 2
-    }
-
-    /// Writes to `target`, the pages of a slot from byte `at` on, what they are at first.
-    fn restore(&self, at: usize, target: &mut [u8]) {
-        let mut done = 0;
-        let first = self.runs.partition_point(|run| run.at + run.len <= at);
-        for run in &self.runs[first..] {
-            let start = run.at.max(at) - at;
-            if start >= target.len() {
-                break;
-            }
-            target[done..start].fill(0);
-            let end = (run.at + run.len - at).min(target.len());
-            let from = run.offset + (at + start - run.at);
-            let contents = run.file.bytes().get(from..).unwrap_or_default();
-            let contents = &contents[..contents.len().min(end - start)];
-            target[start..start + contents.len()].copy_from_slice(contents);
-            target[start + contents.len()..end].fill(0);
-            done = end;
-        }
-        target[done..].fill(0);
-    }
-}
 
 /// Address space of which a first part can be used, as much as the guest has grown it to. Its beginning is what its template says.
 #[derive(Debug)]
@@ -114,6 +17,8 @@ pub struct Slot {
     template: Option<Arc<Template>>,
     // The first bytes that can be read and written.
     open: usize,
+    // The first bytes that may have pages in memory.
+    reach: usize,
 }
 
 impl Slot {
@@ -122,7 +27,7 @@ impl Slot {
     /// # Errors
     /// What the operating system says.
     pub(super) fn reserve(reservation: usize) -> io::Result<Self> {
-        Ok(Self { region: Region::reserve(reservation)?, template: None, open: 0 })
+        Ok(Self { region: Region::reserve(reservation)?, template: None, open: 0, reach: 0 })
     }
 
     pub(super) fn template(&self) -> Option<&Arc<Template>> {
@@ -132,45 +37,50 @@ impl Slot {
     /// Makes it what `template` says, whatever it was.
     pub(super) fn shape(&mut self, template: &Arc<Template>) -> io::Result<()> {
         if self.template.take().is_some() {
-            self.region.clear(0..self.open)?;
-            self.open = 0;
+            self.region.clear(0..self.reach)?;
+            (self.open, self.reach) = (0, 0);
         }
-        self.region.protect(0..template.len, Access::ReadWrite)?;
-        self.open = template.len;
-        for (run, _) in template.runs.iter().zip(&template.mapped).filter(|(_, mapped)| **mapped) {
-            self.region.map_file(run.at..run.at + run.len, run.file.file(), run.offset as u64)?;
+        self.region.protect(0..template.len(), Access::ReadWrite)?;
+        (self.open, self.reach) = (template.len(), template.len());
+        for window in template.windows() {
+            self.region.map_file(window.at..window.end(), window.file.file(), window.offset as u64)?;
         }
-        self.copy_runs(template);
+        self.copy_runs(template, &(0..template.len()));
         self.template = Some(template.clone());
         Ok(())
     }
 
-    /// Writes the runs that are not mapped.
-    fn copy_runs(&mut self, template: &Template) {
-        for (run, _) in template.runs.iter().zip(&template.mapped).filter(|(_, mapped)| !**mapped) {
-            template.restore(run.at, &mut self.bytes_mut()[run.at..run.at + run.len]);
-        }
+    /// Writes what is not mapped, or wrong where it is mapped, in `range`.
+    fn copy_runs(&mut self, template: &Template, range: &Range<usize>) {
+        template.copy(range, self.bytes_mut());
     }
 
-    /// Makes it what it was before it was used. Up to `keep` written pages stay in memory.
+    /// Makes it what it was before it was used. Up to `keep` written pages stay in memory, those that it was grown by included: the next
+    /// guest writes to them without a page fault.
     pub(super) fn reset(&mut self, scanner: &Scanner, keep: usize) -> io::Result<()> {
         let Some(template) = self.template.clone() else { return Ok(()) };
-        if self.open > template.len {
-            self.region.discard(template.len..self.open)?;
-            self.region.protect(template.len..self.open, Access::None)?;
-            self.open = template.len;
-        }
+        let open = self.open;
+        // Without the kernel's scan, looking at what was grown costs more than it saves: 8 bytes are read for each page of it.
+        let end = if scanner.method() == Method::Scan { open } else { template.len() };
         let base = self.region.base().as_ptr().addr();
-        let range = base..base + self.open;
         // SAFETY: the pages are accessible; a slot that is being reset is in nobody else's use.
-        let bytes = unsafe { self.region.bytes_mut(self.open) };
+        let bytes = unsafe { self.region.bytes_mut(open) };
+        let mut restored = 0;
         let restore = |run: Range<usize>| {
-            let at = run.start - base;
-            template.restore(at, &mut bytes[at..run.end - base]);
+            let (at, end) = (run.start - base, run.end - base);
+            template.restore(at, &mut bytes[at..end]);
+            restored = end;
         };
-        if scanner.written(range, keep, restore).is_none() {
-            self.region.discard(0..self.open)?;
-            self.copy_runs(&template);
+        if scanner.written(base..base + end, keep, restore).is_none() {
+            // Runs are found in ascending order: all before the end of the last one is as it was.
+            self.region.discard(restored..open)?;
+            self.copy_runs(&template, &(0..template.len()));
+        } else {
+            self.region.discard(end..open)?;
+        }
+        if open > template.len() {
+            self.region.protect(template.len()..open, Access::None)?;
+            self.open = template.len();
         }
         Ok(())
     }
@@ -201,6 +111,7 @@ impl Slot {
         if len > self.open {
             self.region.protect(self.open..len, Access::ReadWrite)?;
             self.open = len;
+            self.reach = self.reach.max(len);
         }
         Ok(())
     }
