@@ -32,7 +32,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             BuildError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some(NOT_FOUND),
             BuildError::Read { .. } => Some(STORAGE),
             BuildError::Unsupported { .. } => Some(UNSUPPORTED),
-            BuildError::Input { .. } | BuildError::Usage(_) => Some(BAD_INPUT),
+            BuildError::Input { .. } | BuildError::Usage(_) | BuildError::Freeze { .. } => Some(BAD_INPUT),
             BuildError::Store(error) => code_of_cause(error),
             _ => None,
         };

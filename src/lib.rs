@@ -93,7 +93,8 @@ mod runtime;
 
 pub use enforce::TrustWatch;
 pub use pipeline::{
-    BuildError, Builder, Built, BuiltCode, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Rebuild, Rebuilt, source_digest,
+    Baked, BuildError, Builder, Built, BuiltCode, BuiltFrozen, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Freeze, Rebuild,
+    Rebuilt, source_digest,
 };
 pub use preheat_call::{Cause, Directory, HostCall, HostError, HostFunction, Input, Output, Request, RunError, Value, ValueType};
 pub use preheat_image::frozen::{FreezePoint, Frozen};
@@ -102,6 +103,7 @@ pub use preheat_loader::{
     CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,
     TrustedRoot, ceremony, store, trust, verify_revocations,
 };
+pub use preheat_native_wasi::{FreezeError, FreezeLimits, FreezeRecord};
 pub use preheat_wasmtime::compile::Optimize;
 pub use preheat_wasmtime::{TARGET, http_types};
 pub use runtime::{Image, Instance, Runtime, RuntimeBuilder};

@@ -1,7 +1,7 @@
 use super::Global;
 use crate::ui;
 use clap::Args;
-use preheat::LoadOptions;
+use preheat::{FreezeRecord, Frozen, LoadOptions, Store};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -36,7 +36,12 @@ impl Inspect {
                             "trusted": verdict.is_none(), "refusal": verdict })
                 })
                 .collect();
-            ui::print_json(&json!({ "image": digest, "names": names, "manifest": manifest, "statements": statements }));
+            let frozen = manifest.function.as_ref().and_then(|function| function.frozen.as_ref());
+            let record = frozen.and_then(|frozen| read_record(&store, frozen).ok());
+            let learned = record.map(|record| json!(record));
+            ui::print_json(
+                &json!({ "image": digest, "names": names, "manifest": manifest, "statements": statements, "learned": learned }),
+            );
             return Ok(ExitCode::SUCCESS);
         }
         ui::say!("image     {digest}");
@@ -56,17 +61,7 @@ impl Inspect {
             }
         }
         if let Some(frozen) = manifest.function.as_ref().and_then(|function| function.frozen.as_ref()) {
-            ui::say!("frozen    at {}", frozen.point.to_string().escape_debug());
-            for name in &frozen.late_env {
-                ui::say!("late env  {}", name.escape_debug());
-            }
-            for risk in &frozen.risks {
-                ui::say!("risk      {}", risk.escape_debug());
-            }
-            match store.read_blob(&frozen.record, MAX_RECORD) {
-                Ok(record) => show_record(&record),
-                Err(error) => ui::say!("record    {error}"),
-            }
+            show_frozen(&store, frozen);
         }
         if let Some(reason) = manifest.annotations.get(preheat::manifest::ENGINE_REASON) {
             ui::say!("engine    not native: {}", reason.escape_debug());
@@ -88,3 +83,49 @@ impl Inspect {
         Ok(ExitCode::SUCCESS)
     }
 }
+
+/// What a frozen program learned from outside before it was frozen.
+fn read_record(store: &Store, frozen: &Frozen) -> Result<FreezeRecord, String> {
+    let bytes = store.read_blob(&frozen.record, FreezeRecord::MAX_SIZE).map_err(|error| error.to_string())?;
+    FreezeRecord::parse(&bytes).map_err(|error| error.to_string())
+}
+
+fn show_frozen(store: &Store, frozen: &Frozen) {
+    ui::say!("frozen    at {}, {} heap layers", frozen.point.to_string().escape_debug(), frozen.layers.len());
+    for name in &frozen.late_env {
+        ui::say!("late env  {}", name.escape_debug());
+    }
+    match read_record(store, frozen) {
+        Ok(record) => {
+            for name in record.environment.iter().flatten() {
+                ui::say!("learned   variable {}", name.escape_debug());
+            }
+            for file in &record.files {
+                ui::say!("learned   file {} ({}) {}", file.guest_path().escape_debug(), ui::bytes(file.size), file.digest);
+            }
+            for path in &record.listed {
+                ui::say!("learned   names in {}", path.escape_debug());
+            }
+            for path in record.looked_at.iter().take(SHOWN_PATHS) {
+                ui::say!("learned   what is at {}", path.escape_debug());
+            }
+            if record.looked_at.len() > SHOWN_PATHS {
+                ui::say!("learned   what is at {} paths more (`--json` has them)", record.looked_at.len() - SHOWN_PATHS);
+            }
+            let clocks = &record.clocks;
+            if clocks.realtime + clocks.monotonic > 0 {
+                ui::say!("learned   the time, {} times, and the time since it began, {} times", clocks.realtime, clocks.monotonic);
+            }
+            if record.random_bytes > 0 {
+                ui::say!("learned   {} random bytes", record.random_bytes);
+            }
+        }
+        Err(error) => ui::say!("learned   {}", error.escape_debug()),
+    }
+    for risk in &frozen.risks {
+        ui::say!("risk      {}", risk.escape_debug());
+    }
+}
+
+/// How many paths are shown that a program only looked at.
+const SHOWN_PATHS: usize = 10;

@@ -24,5 +24,6 @@ pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
 pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost};
 pub use instance::Instance;
+pub use preheat_wasi::Record as FreezeRecord;
 pub use loaded::Loaded;
 pub use wake::FrozenFiles;
