@@ -1,6 +1,7 @@
 //! Instances.
 
 use crate::error::Error;
+use crate::frozen::Frozen;
 use crate::func::{Func, Kind, TypedFunc, WasmResults};
 use crate::module::Module;
 use crate::objects::{Global, Memory, Place, Table, Tag};
@@ -32,6 +33,8 @@ pub(crate) struct InstanceData {
     /// Which of the store's memories and tables its first own ones are.
     pub(crate) first_memory: u32,
     pub(crate) first_table: u32,
+    /// The frozen state from which it woke.
+    pub(crate) frozen: Option<Frozen>,
 }
 
 impl InstanceData {
@@ -157,7 +160,7 @@ impl Extern {
 }
 
 impl Instance {
-    fn data<S: AsStore>(self, store: &S) -> (&StoreInner, &InstanceData) {
+    pub(crate) fn data<S: AsStore>(self, store: &S) -> (&StoreInner, &InstanceData) {
         let inner = store.pointer().get();
         assert!(inner.id == self.store, "an instance of another store");
         (inner, &inner.instances[self.index as usize])

@@ -16,10 +16,12 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![deny(unsafe_code)]
 
+mod capture;
 mod config;
 mod engine;
 mod error;
 mod exceptions;
+mod frozen;
 mod func;
 mod host;
 mod instance;
@@ -36,10 +38,13 @@ mod sys;
 mod trap;
 mod types;
 mod value;
+mod wake;
 
+pub use capture::CapturedState;
 pub use config::{Config, Limits};
 pub use engine::Engine;
 pub use error::{Error, HostError};
+pub use frozen::{Frozen, HeapFile};
 pub use func::{Func, TypedFunc, WasmResults};
 pub use host::{Caller, IntoFunc, IntoResults};
 pub use instance::{Extern, Instance};

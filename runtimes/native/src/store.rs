@@ -279,6 +279,17 @@ impl StoreInner {
         Some(address)
     }
 
+    /// The index in an instance of the function of a funcref value that is not null. `None` if the instance does not have it.
+    pub(crate) fn function_in(&self, instance: u32, value: u64) -> Option<u32> {
+        let (owner, index) = *self.referenced.get(&value)?;
+        if owner == instance {
+            return Some(index);
+        }
+        let function = self.function_of(value)?;
+        let imports = &self.instances.get(instance as usize)?.imports.functions;
+        imports.iter().position(|import| import.is_same(&function)).and_then(|index| u32::try_from(index).ok())
+    }
+
     /// Forgets the exceptions that nobody can reach any more. `stack` are the words of the guest's stack.
     pub(crate) fn forget_exceptions(&mut self, stack: Vec<u64>) {
         let tables = self.tables.iter().filter(|table| table.element == ValueType::ExnRef);
