@@ -102,7 +102,7 @@ impl<'p> Text<'p> {
             RangeKind::Function => Some(Target::Function(index)),
             RangeKind::Libcall => Some(Target::Libcall(index)),
             RangeKind::Helper => Some(Target::Helper(index)),
-            RangeKind::Enter | RangeKind::Host => None,
+            RangeKind::Enter | RangeKind::Host | RangeKind::Import => None,
         };
         let name = name(self.parts)?;
         let parts = &mut *self.parts;

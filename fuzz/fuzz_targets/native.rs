@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use preheat_image::abi::PAGE;
+use preheat_image::abi::{PAGE, VALUE_SIZE};
 use preheat_image::native::{Elements, NativeCode};
 
 fuzz_target!(|data: &[u8]| {
@@ -52,6 +52,20 @@ fuzz_target!(|data: &[u8]| {
     }
     for site in code.call_sites {
         let _ = code.handlers(site).is_ok();
+    }
+    for site in code.sites {
+        for value in code.site_values(site).unwrap_or_default() {
+            assert!((u32::from(value.slot.get()) + 1) * VALUE_SIZE <= site.frame.get());
+        }
+        let _ = code.site(site.return_to.get());
+    }
+    if let Some(resume) = &code.resume {
+        for record in resume.records {
+            if let Ok(types) = resume.value_types(record) {
+                assert!(types.len() <= data.len());
+            }
+            let _ = resume.find(record.function.get(), record.site.get());
+        }
     }
     for offset in [0, 1, 31, 32, 4096, u32::MAX] {
         let _ = (code.range(offset), code.trap(offset), code.wasm_offset(offset), code.call_site(offset));

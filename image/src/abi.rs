@@ -31,6 +31,18 @@
 //! What is done by the runtime on behalf of an instruction is called through [`StoreRecord::libcalls`], see [`Libcall`]. Code calls a stub
 //! in the text (tail convention), which checks the stack limit, saves its frame pointer in [`StoreRecord::exit_frame`] and makes the call.
 //!
+//! # Freezing and waking
+//! Before each call of a `call` or `call_indirect`, *capture code* stores what is live into its frame, see [`crate::native::SiteRecord`], so
+//! that a host function can find the state of all frames from [`StoreRecord::exit_frame`] to the enter trampoline by frame pointers and
+//! return addresses.
+//!
+//! A *resume function* is a `tail` function `fn(context, frame) -> results of its Wasm function` in the text of a resume object. `frame` is
+//! the address of its [`WakeFrame`]. It begins behind its site: it loads its values from the frame, calls the code of the next wake frame
+//! in place of what the site calls, and goes on with the results. The last wake frame is that of an imported function; its code calls the
+//! import with the values of the frame, and leaves no frame of its own. Resume functions reach everything of the module through
+//! the context, which is that of an instance of the base; [`ContextHeader::text_base`] is the base's text. The enter trampoline for the
+//! first one is in the resume object.
+//!
 //! # Values
 //! A value slot or a global has its value in the first bytes: i32 and f32 in 4, i64, f64 and references in 8, v128 in 16. The others
 //! may hold anything; a reader ignores them.
@@ -183,6 +195,18 @@ pub struct StoreRecord {
     pub libcalls: [u64; Libcall::ALL.len()],
 }
 
+/// The front of what a resume function takes its values from. Behind it is a slot of [`VALUE_SIZE`] bytes for each value of the site layout,
+/// or for each parameter of the imported function, in order; directly behind them the wake frame of what the site called. Aligned to
+/// [`VALUE_SIZE`]. Code only reads it, and is done with it when it makes the call.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct WakeFrame {
+    /// Address of the code of the resume function.
+    pub code: u64,
+    /// Size in bytes with all slots: how far the next wake frame is.
+    pub size: u64,
+}
+
 /// Offsets of fields of records, as code needs them.
 pub mod offset {
     use super::*;
@@ -233,6 +257,11 @@ pub mod offset {
     pub const STORE_EXIT_FRAME: i32 = of(offset_of!(StoreRecord, exit_frame));
     /// [`StoreRecord::raise`].
     pub const STORE_RAISE: i32 = of(offset_of!(StoreRecord, raise));
+
+    /// [`WakeFrame::code`].
+    pub const WAKE_FRAME_CODE: i32 = of(offset_of!(WakeFrame, code));
+    /// The first value behind a [`WakeFrame`].
+    pub const WAKE_FRAME_VALUES: i32 = of(size_of::<WakeFrame>());
 
     /// The entry of `libcall` in [`StoreRecord::libcalls`].
     #[must_use]

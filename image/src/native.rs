@@ -18,8 +18,21 @@
 //! | `.preheat.strings` | read-only, 9 | names of functions, each ended by a zero byte; also the ELF symbols' names |
 //! | `.preheat.calls` | read-only, 10 | [`CallSite`]s with exception handlers, ordered by place |
 //! | `.preheat.handlers` | read-only, 11 | [`HandlerRecord`]s |
+//! | `.preheat.sites` | read-only, 12 | [`SiteRecord`]s ordered by place: of code that can be frozen |
+//! | `.preheat.values` | read-only, 13 | [`SiteValue`]s, which [`SiteRecord`]s name |
+//! | `.preheat.resume` | read-only, 14 | [`ResumeHeader`], [`ResumeRecord`]s, value types: of a resume object |
 //!
 //! The first two are always there, the others if they are not empty.
+//!
+//! # Sites
+//! A *site* is a `call` or `call_indirect` at which a program may be frozen, named by the index of its function and by the offset of the
+//! instruction in the Wasm bytes. What must survive there is its *site layout*, a list of values that follows from the Wasm alone, see
+//! `docs/image-format.md`: the locals that are live behind the call, ascending, then all operands below the call's arguments, bottom first.
+//!
+//! *Capture code* stores these values into a *shadow frame* in its machine frame before each call; [`SiteRecord`] says where. A *resume
+//! object* has functions that take them from a [`crate::abi::WakeFrame`] and go on behind the call. It is a code object of its own, which
+//! belongs to the code object with the digest [`ResumeHeader::base`], of the same module: its lists of the module section but types and
+//! value types are empty, and its code takes everything of the module's from the context of an instance of the base.
 
 use crate::abi::{ABI_VERSION, ContextCounts, ContextLayout, NONE, PAGE, TrapCode, VALUE_SIZE, ValueType};
 use crate::code::{CodeObject, Section, SectionKind, Symbol, SymbolTable};
@@ -57,10 +70,18 @@ pub mod tag {
     pub const CALLS: u32 = 10;
     /// [`super::HandlerRecord`]s.
     pub const HANDLERS: u32 = 11;
+    /// [`super::SiteRecord`]s.
+    pub const SITES: u32 = 12;
+    /// [`super::SiteValue`]s.
+    pub const VALUES: u32 = 13;
+    /// [`super::ResumeHeader`] and what belongs to it.
+    pub const RESUME: u32 = 14;
 }
 
 /// Code looks at the interrupt page. Without this flag it can't be interrupted.
 pub const FLAG_INTERRUPTIBLE: u32 = 1;
+/// Capture code: every site of its own functions has a [`SiteRecord`].
+pub const FLAG_CAPTURE: u32 = 2;
 
 /// An array in the section `.preheat.module`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -80,7 +101,7 @@ pub struct ModuleHeader {
     pub version: U32,
     /// [`ABI_VERSION`] of the code.
     pub abi: U32,
-    /// [`FLAG_INTERRUPTIBLE`]; the other bits are zero.
+    /// [`FLAG_INTERRUPTIBLE`], [`FLAG_CAPTURE`]; the other bits are zero.
     pub flags: U32,
     /// Index of the start function, or [`NONE`].
     pub start: U32,
@@ -428,13 +449,16 @@ pub enum RangeKind {
     Libcall = 3,
     /// A helper that needs nothing from outside, such as rounding where the CPU level has no instruction for it.
     Helper = 4,
+    /// In a resume object, where [`Self::Function`] is a resume function of the function with that index: what calls an imported function
+    /// from a wake frame; `index` is the function's index.
+    Import = 5,
 }
 
 impl RangeKind {
     /// The kind of a number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Function, Self::Enter, Self::Host, Self::Libcall, Self::Helper].into_iter().find(|kind| *kind as u32 == number)
+        [Self::Function, Self::Enter, Self::Host, Self::Libcall, Self::Helper, Self::Import].into_iter().find(|kind| *kind as u32 == number)
     }
 }
 
@@ -501,6 +525,118 @@ pub struct HandlerRecord {
     pub target: U32,
     /// Where the frame keeps the function's context, as offset from the stack pointer of the landing pad.
     pub context: U32,
+}
+
+/// A call in capture code. A site may have several: resume functions have copies of loops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SiteRecord {
+    /// Return address, as offset in the text.
+    pub return_to: U32,
+    /// Index of the function.
+    pub function: U32,
+    /// Offset of the call in the Wasm bytes.
+    pub site: U32,
+    /// How many bytes the first byte of the shadow frame is below the function's frame pointer.
+    pub frame: U32,
+    /// The first of its values.
+    pub first: U32,
+    /// How many.
+    pub count: U32,
+}
+
+/// Where in the shadow frame a value of a site layout is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SiteValue {
+    /// Which slot of [`VALUE_SIZE`] bytes.
+    pub slot: U16,
+    /// Number of the [`ValueType`].
+    pub ty: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// The front of `.preheat.resume`. Behind it are the records, and behind them the numbers of value types, 1 byte each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResumeHeader {
+    /// Digest of the code object to which it belongs.
+    pub base: [u8; 32],
+    /// How many [`ResumeRecord`]s.
+    pub count: U32,
+    /// How many value types.
+    pub value_types: U32,
+    /// Zero.
+    pub reserved: U64,
+}
+
+/// What goes on at a site, or for an imported function: what makes the call in which the program was frozen again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResumeRecord {
+    /// Index of the function.
+    pub function: U32,
+    /// Offset of the call in the Wasm bytes; [`NONE`] for an imported function.
+    pub site: U32,
+    /// Where its code begins in the text.
+    pub code: U32,
+    /// Number of its type in this object's `types`: an i64 (the address of the wake frame) to the function's results.
+    pub ty: U32,
+    /// Number of the type of the code that the next wake frame must have: an i64 to the results of the call at the site. [`NONE`] for an
+    /// imported function, which is the last.
+    pub callee: U32,
+    /// The first of the value types of its wake frame: the site layout, or the imported function's parameters.
+    pub first: U32,
+    /// How many.
+    pub count: U32,
+}
+
+/// The section `.preheat.resume`.
+#[derive(Debug, Clone, Copy)]
+pub struct Resume<'a> {
+    /// Digest of the code object to which it belongs.
+    pub base: Digest,
+    /// What there is, ordered by function and site.
+    pub records: &'a [ResumeRecord],
+    value_types: &'a [u8],
+}
+
+impl<'a> Resume<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        let (header, rest) = ResumeHeader::ref_from_prefix(bytes).map_err(|_| FormatError::Truncated {
+            format: FORMAT,
+            need: size_of::<ResumeHeader>() as u64,
+            have: bytes.len() as u64,
+        })?;
+        if header.reserved.get() != 0 {
+            return Err(damaged("unknown flags of the resume section".into()));
+        }
+        let parts = <[ResumeRecord]>::ref_from_prefix_with_elems(rest, header.count.get() as usize).ok();
+        parts
+            .filter(|(_, value_types)| value_types.len() == header.value_types.get() as usize)
+            .map(|(records, value_types)| Self { base: Digest::from_bytes(header.base), records, value_types })
+            .ok_or_else(|| damaged(format!("{} resume records do not fill the section", header.count)))
+    }
+
+    /// What goes on behind the call at `site` in `function`, or calls the imported `function` if `site` is [`NONE`].
+    #[must_use]
+    pub fn find(&self, function: u32, site: u32) -> Option<&'a ResumeRecord> {
+        let at = self.records.binary_search_by_key(&(function, site), |record| (record.function.get(), record.site.get())).ok()?;
+        Some(&self.records[at])
+    }
+
+    /// The types of the values in the wake frame of a record, as numbers of [`ValueType`]s.
+    ///
+    /// # Errors
+    /// When they are out of bounds or one is unknown.
+    pub fn value_types(&self, record: &ResumeRecord) -> Result<&'a [u8], FormatError> {
+        let types = slice(self.value_types, record.first, record.count, "value types of a wake frame")?;
+        if types.iter().any(|number| ValueType::from_number(*number).is_none()) {
+            return Err(damaged("a wake frame has a value of unknown type".into()));
+        }
+        Ok(types)
+    }
 }
 
 fn damaged(what: String) -> FormatError {
@@ -575,6 +711,11 @@ pub struct NativeCode<'a> {
     pub names: &'a [NameRecord],
     /// Calls with handlers.
     pub call_sites: &'a [CallSite],
+    /// Calls of capture code, by place.
+    pub sites: &'a [SiteRecord],
+    /// What makes it a resume object.
+    pub resume: Option<Resume<'a>>,
+    site_values: &'a [SiteValue],
     value_types: &'a [u8],
     elements: &'a [U32],
     element_expressions: &'a [Expression],
@@ -593,7 +734,7 @@ impl<'a> NativeCode<'a> {
     /// When the file is no code object of the native engine, or of another version, or a section or list is out of bounds.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
         let object = CodeObject::parse(bytes, bytes.len() as u64)?;
-        let mut found: [Option<Section>; 12] = [None; 12];
+        let mut found: [Option<Section>; 15] = [None; 15];
         for section in &object.sections {
             let expected = if section.tag == tag::TEXT { SectionKind::Text } else { SectionKind::ReadOnly };
             let place = usize::try_from(section.tag).ok().and_then(|tag| found.get_mut(tag)).filter(|_| section.kind == expected);
@@ -626,7 +767,7 @@ impl<'a> NativeCode<'a> {
         if header.abi.get() != ABI_VERSION {
             return Err(FormatError::Version { format: "native ABI", found: header.abi.get(), supported: ABI_VERSION });
         }
-        if header.flags.get() & !FLAG_INTERRUPTIBLE != 0 || header.reserved.get() != 0 {
+        if header.flags.get() & !(FLAG_INTERRUPTIBLE | FLAG_CAPTURE) != 0 || header.reserved.get() != 0 {
             return Err(damaged("unknown flags".into()));
         }
         let functions: &[FunctionRecord] = list(module, header.functions, "functions")?;
@@ -694,6 +835,9 @@ impl<'a> NativeCode<'a> {
             names: records(contents(optional(tag::NAMES)), "names")?,
             call_sites: records(contents(optional(tag::CALLS)), "call sites")?,
             handlers: records(contents(optional(tag::HANDLERS)), "handlers")?,
+            sites: records(contents(optional(tag::SITES)), "sites")?,
+            site_values: records(contents(optional(tag::VALUES)), "values of sites")?,
+            resume: found[tag::RESUME as usize].map(|section| Resume::parse(contents(section))).transpose()?,
             value_types: list(module, header.value_types, "value types")?,
             elements: list(module, header.elements, "elements")?,
             element_expressions: list(module, header.element_expressions, "element expressions")?,
@@ -710,6 +854,12 @@ impl<'a> NativeCode<'a> {
     #[must_use]
     pub fn interruptible(&self) -> bool {
         self.header.flags.get() & FLAG_INTERRUPTIBLE != 0
+    }
+
+    /// Whether it is capture code, which can be frozen at every site.
+    #[must_use]
+    pub fn captures(&self) -> bool {
+        self.header.flags.get() & FLAG_CAPTURE != 0
     }
 
     /// Parameters and results of a type, as numbers of [`ValueType`]s.
@@ -866,6 +1016,29 @@ impl<'a> NativeCode<'a> {
         let at = self.call_sites.binary_search_by_key(&offset, |site| site.return_to.get()).ok()?;
         Some(&self.call_sites[at])
     }
+
+    /// The site whose call returns to `offset` in the text.
+    #[must_use]
+    pub fn site(&self, offset: u32) -> Option<&'a SiteRecord> {
+        let at = self.sites.binary_search_by_key(&offset, |site| site.return_to.get()).ok()?;
+        Some(&self.sites[at])
+    }
+
+    /// Where the values of a site's layout are, in its order.
+    ///
+    /// # Errors
+    /// When they are out of bounds, or not within the frame, or one is of an unknown type.
+    pub fn site_values(&self, site: &SiteRecord) -> Result<&'a [SiteValue], FormatError> {
+        let values = slice(self.site_values, site.first, site.count, "values of a site")?;
+        let fits = |value: &SiteValue| {
+            let end = (u32::from(value.slot.get()) + 1) * VALUE_SIZE;
+            end <= site.frame.get() && value.reserved == 0 && ValueType::from_number(value.ty).is_some()
+        };
+        if !values.iter().all(fits) {
+            return Err(damaged("a value of a site is outside of the frame or of unknown type".into()));
+        }
+        Ok(values)
+    }
 }
 
 /// The elements of an element segment.
@@ -894,6 +1067,7 @@ fn string(bytes: &[u8], range: StringRange) -> Result<&str, FormatError> {
 pub struct NativeParts {
     pub text: Vec<u8>,
     pub interruptible: bool,
+    pub capture: bool,
     pub start: Option<u32>,
     pub imported_functions: u32,
     pub imported_memories: u32,
@@ -929,8 +1103,33 @@ pub struct NativeParts {
     pub strings: Vec<u8>,
     pub call_sites: Vec<CallSite>,
     pub handlers: Vec<HandlerRecord>,
+    pub sites: Vec<SiteRecord>,
+    pub site_values: Vec<SiteValue>,
+    pub resume: Option<ResumeParts>,
     /// For each of `ranges` its symbol's name in `strings`.
     pub symbol_names: Vec<U32>,
+}
+
+/// What a resume object holds more than others, to be written. See [`ResumeHeader`].
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the records say it")]
+pub struct ResumeParts {
+    pub base: Digest,
+    pub records: Vec<ResumeRecord>,
+    pub value_types: Vec<u8>,
+}
+
+impl ResumeParts {
+    fn encode(&self) -> Result<Vec<u8>, FormatError> {
+        let narrow = |value: usize| u32::try_from(value).map(U32::new).map_err(|_| damaged("more than 2^32 resume records".into()));
+        let header = ResumeHeader {
+            base: *self.base.as_bytes(),
+            count: narrow(self.records.len())?,
+            value_types: narrow(self.value_types.len())?,
+            reserved: 0.into(),
+        };
+        Ok([header.as_bytes(), self.records.as_bytes(), &self.value_types].concat())
+    }
 }
 
 impl NativeParts {
@@ -941,7 +1140,8 @@ impl NativeParts {
     pub fn encode(&self, source: Digest, key: Digest, cpu: CpuLevel) -> Result<Vec<u8>, FormatError> {
         let module = self.module()?;
         let traps = [self.trap_offsets.as_bytes(), &self.trap_codes].concat();
-        let optional: [(u32, &str, &[u8]); 10] = [
+        let resume = self.resume.as_ref().map(ResumeParts::encode).transpose()?.unwrap_or_default();
+        let optional: [(u32, &str, &[u8]); 13] = [
             (tag::FUNCTIONS, ".preheat.functions", self.ranges.as_bytes()),
             (tag::TRAPS, ".preheat.traps", &traps),
             (tag::ADDRESSES, ".preheat.addresses", self.addresses.as_bytes()),
@@ -951,6 +1151,9 @@ impl NativeParts {
             (tag::DATA, ".preheat.data", &self.data),
             (tag::CALLS, ".preheat.calls", self.call_sites.as_bytes()),
             (tag::HANDLERS, ".preheat.handlers", self.handlers.as_bytes()),
+            (tag::SITES, ".preheat.sites", self.sites.as_bytes()),
+            (tag::VALUES, ".preheat.values", self.site_values.as_bytes()),
+            (tag::RESUME, ".preheat.resume", &resume),
             (tag::STRINGS, ".preheat.strings", &self.strings),
         ];
         let mut sections: Vec<(SectionKind, u32, &str, &[u8])> = vec![(SectionKind::ReadOnly, tag::MODULE, ".preheat.module", &module)];
@@ -983,7 +1186,7 @@ impl NativeParts {
         let header = ModuleHeader {
             version: VERSION.into(),
             abi: ABI_VERSION.into(),
-            flags: if self.interruptible { FLAG_INTERRUPTIBLE } else { 0 }.into(),
+            flags: (if self.interruptible { FLAG_INTERRUPTIBLE } else { 0 } | if self.capture { FLAG_CAPTURE } else { 0 }).into(),
             start: self.start.unwrap_or(NONE).into(),
             imported_functions: self.imported_functions.into(),
             imported_memories: self.imported_memories.into(),
@@ -1108,6 +1311,35 @@ mod tests {
             symbol_names: vec![1.into()],
             call_sites: vec![CallSite { return_to: 12.into(), frame_size: 32.into(), first: 0.into(), count: 1.into() }],
             handlers: vec![HandlerRecord { tag: NONE.into(), target: 16.into(), context: 8.into() }],
+            capture: true,
+            sites: vec![SiteRecord {
+                return_to: 12.into(),
+                function: 1.into(),
+                site: 105.into(),
+                frame: 48.into(),
+                first: 1.into(),
+                count: 2.into(),
+            }],
+            site_values: [(0, 2), (0, 1), (2, 5)].map(|(slot, ty)| SiteValue { slot: U16::new(slot), ty, reserved: 0 }).to_vec(),
+            ..NativeParts::default()
+        }
+    }
+
+    /// What wakes a frozen call of the first function by the second.
+    fn resume_example() -> NativeParts {
+        let record = |function: u32, site: u32, callee: u32, first: u32, count: u32| ResumeRecord {
+            function: function.into(),
+            site: site.into(),
+            code: (function * 16).into(),
+            ty: 0.into(),
+            callee: callee.into(),
+            first: first.into(),
+            count: count.into(),
+        };
+        let records = vec![record(0, NONE, NONE, 0, 1), record(1, 105, 0, 1, 2), record(1, 108, 0, 3, 0)];
+        NativeParts {
+            resume: Some(ResumeParts { base: Digest::of(b"base"), records, value_types: vec![1, 1, 5] }),
+            text: vec![0xcc; 64],
             ..NativeParts::default()
         }
     }
@@ -1143,6 +1375,44 @@ mod tests {
         let site = code.call_site(12).unwrap();
         assert_eq!(code.handlers(site).unwrap()[0].target.get(), 16);
         assert_eq!(code.layout.size, 32 + 16 + 16 + 16 + 16 + 16);
+        let site = code.site(12).unwrap();
+        let values: Vec<_> = code.site_values(site).unwrap().iter().map(|value| (value.slot.get(), value.ty)).collect();
+        assert_eq!((site.site.get(), values, code.captures()), (105, vec![(0, 1), (2, 5)], true));
+        assert!(code.site(11).is_none() && code.resume.is_none());
+    }
+
+    #[test]
+    fn a_resume_object_leads_back() {
+        let bytes = encode(&resume_example());
+        let code = NativeCode::parse(&bytes).unwrap();
+        assert!(!code.captures());
+        let resume = code.resume.unwrap();
+        assert_eq!((resume.base, resume.records.len()), (Digest::of(b"base"), 3));
+        let record = resume.find(1, 105).unwrap();
+        assert_eq!((record.code.get(), resume.value_types(record)), (16, Ok(&[1u8, 5][..])));
+        assert_eq!(resume.value_types(resume.find(0, NONE).unwrap()), Ok(&[1u8][..]));
+        assert_eq!(resume.value_types(resume.find(1, 108).unwrap()), Ok(&[][..]));
+        assert!(resume.find(1, 106).is_none() && resume.find(2, NONE).is_none());
+    }
+
+    #[test]
+    fn what_a_resume_object_claims_must_be_there() {
+        let with = |change: &dyn Fn(&mut ResumeParts)| {
+            let mut parts = resume_example();
+            change(parts.resume.as_mut().unwrap());
+            encode(&parts)
+        };
+        let bytes = with(&|resume| resume.records[1].first = 2.into());
+        let resume = NativeCode::parse(&bytes).unwrap().resume.unwrap();
+        assert!(resume.value_types(&resume.records[1]).is_err());
+        let bytes = with(&|resume| resume.value_types[0] = 9);
+        let resume = NativeCode::parse(&bytes).unwrap().resume.unwrap();
+        assert!(resume.value_types(&resume.records[0]).is_err());
+        let mut bytes = with(&|_| ());
+        let section = NativeCode::parse(&bytes).unwrap().object.sections.iter().find(|section| section.tag == tag::RESUME).unwrap().offset;
+        let at = usize::try_from(section).unwrap();
+        bytes[at + 32] += 1;
+        assert!(NativeCode::parse(&bytes).unwrap_err().to_string().contains("4 resume records"));
     }
 
     #[test]
@@ -1154,6 +1424,8 @@ mod tests {
         assert_eq!((size_of::<ConstOp>(), size_of::<DataSegment>(), size_of::<ElementSegment>()), (24, 24, 32));
         assert_eq!((size_of::<FunctionRange>(), size_of::<AddressRecord>(), size_of::<NameRecord>()), (24, 8, 12));
         assert_eq!((size_of::<CallSite>(), size_of::<HandlerRecord>()), (16, 12));
+        assert_eq!((size_of::<SiteRecord>(), size_of::<SiteValue>()), (24, 4));
+        assert_eq!((size_of::<ResumeHeader>(), size_of::<ResumeRecord>()), (48, 28));
         let offsets = [
             core::mem::offset_of!(ModuleHeader, types),
             core::mem::offset_of!(ModuleHeader, memories),
@@ -1201,7 +1473,7 @@ mod tests {
         };
         assert_eq!(with(0, 9), FormatError::Version { format: FORMAT, found: 9, supported: VERSION });
         assert_eq!(with(4, 9), FormatError::Version { format: "native ABI", found: 9, supported: ABI_VERSION });
-        assert!(with(8, 2).to_string().contains("flags"));
+        assert!(with(8, 4).to_string().contains("flags"));
         assert!(with(43, 0xff).to_string().contains("types at"));
 
         let mut parts = example();
@@ -1210,17 +1482,33 @@ mod tests {
         let bytes = encode(&parts);
         let code = NativeCode::parse(&bytes).unwrap();
         assert!(code.runs(&code.memories[0]).is_err() && code.initial_entries(&code.tables[0]).is_err());
+
+        let changes: [&dyn Fn(&mut NativeParts); 4] = [
+            &|parts| parts.sites[0].frame = 47.into(),
+            &|parts| parts.sites[0].first = 2.into(),
+            &|parts| parts.site_values[1].ty = 9,
+            &|parts| parts.site_values[1].reserved = 1,
+        ];
+        for change in changes {
+            let mut parts = example();
+            change(&mut parts);
+            let bytes = encode(&parts);
+            let code = NativeCode::parse(&bytes).unwrap();
+            assert!(code.site_values(&code.sites[0]).is_err());
+        }
     }
 
     proptest! {
         #[test]
         fn whatever_parses_can_be_read(changes in prop::collection::vec((0usize..1 << 16, any::<u8>()), 1..6)) {
-            let mut bytes = encode(&example());
-            for (at, value) in changes {
-                let len = bytes.len();
-                bytes[at % len] = value;
+            for parts in [example(), resume_example()] {
+                let mut bytes = encode(&parts);
+                for (at, value) in &changes {
+                    let len = bytes.len();
+                    bytes[at % len] = *value;
+                }
+                walk(&bytes);
             }
-            walk(&bytes);
         }
     }
 
@@ -1259,8 +1547,18 @@ mod tests {
         for site in code.call_sites {
             let _ = code.handlers(site);
         }
+        for site in code.sites {
+            for value in code.site_values(site).unwrap_or_default() {
+                assert!((u32::from(value.slot.get()) + 1) * VALUE_SIZE <= site.frame.get());
+            }
+        }
+        if let Some(resume) = &code.resume {
+            for record in resume.records {
+                let _ = (resume.value_types(record), resume.find(record.function.get(), record.site.get()));
+            }
+        }
         for offset in [0, 3, 12, 40, u32::MAX] {
-            let _ = (code.range(offset), code.trap(offset), code.wasm_offset(offset), code.call_site(offset));
+            let _ = (code.site(offset), code.range(offset), code.trap(offset), code.wasm_offset(offset), code.call_site(offset));
         }
     }
 }
