@@ -1,5 +1,6 @@
 //! The state of an instance, taken out of it.
 
+use crate::callstack::CapturedStack;
 use crate::error::Error;
 use crate::frozen::{HeapFile, has_active_elements};
 use crate::instance::{Instance, InstanceData};
@@ -161,11 +162,12 @@ fn ranges(store: &StoreInner, instance: u32, data: &InstanceData, own: u32) -> R
 }
 
 impl CapturedState<'_> {
-    /// The state as a snapshot: over `layers`, base first, of which each is over the one before; without any, by itself.
+    /// The state as a snapshot: over `layers`, base first, of which each is over the one before; without any, by itself. With the call stack
+    /// if a function was running, and with what the host notes of its own state.
     ///
     /// # Errors
     /// When a layer is no heap snapshot.
-    pub fn to_snapshot(&self, layers: &[HeapFile], host: &[u8]) -> Result<Vec<u8>, Error> {
+    pub fn to_snapshot(&self, layers: &[HeapFile], stack: Option<&CapturedStack>, host: &[u8]) -> Result<Vec<u8>, Error> {
         let below = layers.iter().map(HeapFile::snapshot).collect::<Result<Vec<_>, _>>()?;
         let builder = layers.last().map_or_else(HeapBuilder::new, |last| HeapBuilder::over(last.digest(), &below));
         let builder = self.memories.iter().fold(builder, |builder, (index, bytes)| builder.memory(*index, bytes));
@@ -174,6 +176,8 @@ impl CapturedState<'_> {
         let builder = tables.fold(builder, |builder, (index, len, ranges)| {
             builder.table(*index, *len, ranges.iter().map(|(first, elements)| (*first, elements)))
         });
+        let frames = stack.map_or(&[][..], CapturedStack::frames).iter();
+        let builder = frames.fold(builder, |builder, frame| builder.frame(frame.function, frame.site, &frame.values));
         Ok(builder.dropped(&self.dropped_data, &self.dropped_elements).host(host).encode(self.source)?)
     }
 }

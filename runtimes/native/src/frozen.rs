@@ -7,6 +7,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::instantiate::Beginning;
 use crate::module::{Module, maximum, table_template, value_type, windows};
+use crate::resume::ResumeCode;
+use crate::sys::wake::WakeFrames;
 use preheat_image::abi::{MEMORY_RESERVATION, VALUE_SIZE, ValueType, WASM_PAGE, local_entry};
 use preheat_image::heap::{self, HeapSnapshot, Value, flatten};
 use preheat_image::native::{NativeCode, SegmentMode};
@@ -76,6 +78,8 @@ pub(crate) struct Inner {
     /// Whether each data segment and each element segment was dropped.
     pub(crate) dropped_data: Vec<u8>,
     pub(crate) dropped_elements: Vec<u8>,
+    /// The call stack, if a function was running.
+    pub(crate) frames: Option<WakeFrames>,
 }
 
 fn unfit(what: String) -> Error {
@@ -90,11 +94,12 @@ pub(crate) fn has_active_elements(native: &NativeCode<'_>, table: u32) -> bool {
 
 impl Frozen {
     /// Prepares the state in `layers` of instances of `module`: each layer is over the one before, the first over nothing, and the last
-    /// is the state.
+    /// is the state. `resume` is needed if it has a call stack.
     ///
     /// # Errors
-    /// When a layer is damaged, not over the one before, or of another module; or the state is not one that the module can have.
-    pub fn load(module: &Module, layers: &[HeapFile]) -> Result<Self, Error> {
+    /// When a layer is damaged, not over the one before, or of another module; or the state is not one that the module can have; or the resume
+    /// object is not the module's or does not have what the call stack needs.
+    pub fn load(module: &Module, layers: &[HeapFile], resume: Option<&ResumeCode>) -> Result<Self, Error> {
         let native = module.native();
         let snapshots = layers.iter().map(HeapFile::snapshot).collect::<Result<Vec<_>, _>>()?;
         let (Some(top), Some(top_file)) = (snapshots.last(), layers.last()) else {
@@ -124,7 +129,14 @@ impl Frozen {
                 return Err(unfit(format!("it has {found} {kind} segments, the module {count}")));
             }
         }
+        let frames = match (resume, top.frames().len()) {
+            (_, 0) => None,
+            (Some(resume), _) if resume.module().is(module) => Some(WakeFrames::new(resume, top.frames())?),
+            (Some(_), _) => return Err(unfit("the resume object is of another module".into())),
+            (None, _) => return Err(unfit("there is no resume object for its call stack".into())),
+        };
         let inner = Inner {
+            frames,
             engine: module.engine().clone(),
             memories: memories(native, layers, &snapshots, top)?,
             tables: tables(module, top, &mut function_entries)?,
@@ -143,6 +155,12 @@ impl Frozen {
     #[must_use]
     pub fn module(&self) -> &Module {
         &self.inner.module
+    }
+
+    /// Whether a function was running, which [`Instance::resume`](crate::Instance::resume) lets go on.
+    #[must_use]
+    pub fn has_stack(&self) -> bool {
+        self.inner.frames.is_some()
     }
 
     /// What the host noted of its own state when it was frozen.
@@ -276,7 +294,8 @@ fn tables(
                 }
                 let function = function.map(|function| known_function(native, function)).transpose()?;
                 let record = function.and_then(|function| native.functions.get(function as usize));
-                let local = record.and_then(|record| module.text_address(record.code.get()).and(local_entry(record.code.get(), record.ty.get())));
+                let local =
+                    record.and_then(|record| module.text_address(record.code.get()).and(local_entry(record.code.get(), record.ty.get())));
                 if let (Some(function), None) = (function, local) {
                     imported.insert(entry, function);
                 }

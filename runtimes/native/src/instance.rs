@@ -11,6 +11,7 @@ use crate::types::GlobalType;
 use crate::value::WasmParams;
 use preheat_image::abi::ImportedFunction;
 use preheat_image::native::ExternKind;
+use preheat_loader::map::MappedCode;
 use std::sync::Arc;
 
 /// What a module's imports are, by kind and index.
@@ -35,6 +36,8 @@ pub(crate) struct InstanceData {
     pub(crate) first_table: u32,
     /// The frozen state from which it woke.
     pub(crate) frozen: Option<Frozen>,
+    /// Whether its frozen call stack goes on, or has gone on, already.
+    pub(crate) resumed: bool,
 }
 
 impl InstanceData {
@@ -50,6 +53,12 @@ impl InstanceData {
         let imported = self.module.native().layout.counts.imported_tables;
         let own = self.module.native().layout.counts.tables;
         if index < imported { self.imports.tables.get(index as usize).copied() } else { own_of(index, imported, own, self.first_table) }
+    }
+
+    /// The code objects of which code may run in its context.
+    pub(crate) fn codes(&self) -> impl Iterator<Item = &MappedCode> {
+        let resume = self.frozen.as_ref().and_then(|frozen| frozen.inner.frames.as_ref());
+        std::iter::once(self.module.code()).chain(resume.map(|frames| frames.resume().code()))
     }
 
     /// The function `index`; an imported one is what it was imported from. `instance` is the number of this instance.

@@ -138,7 +138,15 @@ pub(crate) fn allocate(
     if interruptible {
         store.interrupt.add(cells.interrupt_page());
     }
-    store.instances.push(InstanceData { module: module.clone(), cells, imports: imports.clone(), first_memory, first_table, frozen: None });
+    store.instances.push(InstanceData {
+        module: module.clone(),
+        cells,
+        imports: imports.clone(),
+        first_memory,
+        first_table,
+        frozen: None,
+        resumed: false,
+    });
     for (own, (plan, (template, pages))) in (0..).zip(native.memories.iter().zip(beginning.memories)) {
         let slot = store.engine.memories().take(template).map_err(Error::system("reserve a memory"))?;
         let offset = layout.memory(own).ok_or_else(|| damaged("a memory without place"))?;
@@ -180,10 +188,11 @@ fn fill(store: &StoreInner, cells: &mut Cells, address: u64, module: &Module, im
                 ImportedFunction { code, context }
             }
             Kind::Host(function) => {
+                let captures = if native.captures() { border::CAPTURE } else { 0 };
                 let host = HostFunction {
                     entry: border::host_entry(),
                     store: address,
-                    context: u64::from(index),
+                    context: u64::from(index) | captures,
                     runtime: Arc::as_ptr(function).expose_provenance() as u64,
                 };
                 cells.set(record, host);

@@ -16,6 +16,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![deny(unsafe_code)]
 
+mod callstack;
 mod capture;
 mod config;
 mod engine;
@@ -32,6 +33,7 @@ mod linker;
 mod module;
 mod objects;
 mod registry;
+mod resume;
 mod stack;
 mod store;
 mod sys;
@@ -40,6 +42,7 @@ mod types;
 mod value;
 mod wake;
 
+pub use callstack::{CapturedFrame, CapturedStack};
 pub use capture::CapturedState;
 pub use config::{Config, Limits};
 pub use engine::Engine;
@@ -54,6 +57,7 @@ pub use module::{ExportType, ImportType, Module};
 pub use objects::{ExnRef, ExternRef, Global, Memory, Table, Tag};
 pub use preheat_image::abi::{TrapCode, ValueType};
 pub use preheat_loader::map::{Method as WrittenPages, PoolLimits};
+pub use resume::ResumeCode;
 pub use store::{AsStore, AsStoreMut, Store};
 pub use trap::{Frame, Trap};
 pub use types::{ExternType, FuncType, GlobalType, MemoryType, TableType};

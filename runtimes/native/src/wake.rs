@@ -6,6 +6,8 @@ use crate::instance::Instance;
 use crate::instantiate::{allocate, check_import};
 use crate::linker::InstancePre;
 use crate::store::{AsStoreMut as _, Store, StoreInner};
+use crate::sys::wake::resume;
+use crate::value::Val;
 
 impl<T: 'static> InstancePre<T> {
     /// Makes an instance that is in the state `frozen`: nothing of its initialisation is done again.
@@ -29,6 +31,32 @@ impl<T: 'static> InstancePre<T> {
         let index = allocate(store, address, self.module(), self.imports(), frozen.inner.beginning())?;
         restore(store, index, frozen)?;
         Ok(Instance { store: store.id, index })
+    }
+}
+
+impl Instance {
+    /// Lets the function that was running when its state was frozen go on, and gives what the outermost one returns.
+    ///
+    /// # Errors
+    /// When it did not wake from a state with a call stack, or was resumed before; or it traps, or a host function fails.
+    ///
+    /// # Panics
+    /// When the instance is of another store, or a host function panics.
+    pub fn resume<T: 'static>(self, store: &mut Store<T>) -> Result<Vec<Val>, Error> {
+        let pointer = store.pointer_mut();
+        let inner = pointer.get_mut();
+        assert!(inner.id == self.store, "an instance of another store");
+        let data = &mut inner.instances[self.index as usize];
+        let frozen = data.frozen.clone();
+        let frames = frozen.as_ref().and_then(|frozen| frozen.inner.frames.as_ref());
+        let frames = frames.ok_or_else(|| Error::Type("the instance has no frozen call stack".into()))?;
+        if std::mem::replace(&mut data.resumed, true) {
+            return Err(Error::Type("the instance was resumed before".into()));
+        }
+        let mut values = vec![0; frames.results().len().max(1)];
+        resume(pointer, self.index, frames, &mut values)?;
+        let inner = pointer.get();
+        Ok(frames.results().iter().zip(values).map(|(ty, slot)| Val::of_slot(inner, *ty, slot)).collect())
     }
 }
 

@@ -5,7 +5,9 @@ mod common;
 use common::{compile, engine, load, trap_of};
 use preheat_image::abi::ValueType;
 use preheat_image::heap::{HeapBuilder, HeapSnapshot, Value};
-use preheat_native::{Config, Engine, Error, Extern, Frozen, Func, HeapFile, Instance, Limits, Linker, Module, PoolLimits, Store, TrapCode, Val};
+use preheat_native::{
+    Config, Engine, Error, Extern, Frozen, Func, HeapFile, Instance, Limits, Linker, Module, PoolLimits, Store, TrapCode, Val,
+};
 
 fn module(engine: &Engine, wat: &str) -> Module {
     load(engine, &compile(&wat::parse_str(wat).unwrap()).unwrap()).unwrap()
@@ -13,7 +15,7 @@ fn module(engine: &Engine, wat: &str) -> Module {
 
 /// The state of an instance over `layers`.
 fn frozen_bytes(store: &Store<()>, instance: Instance, layers: &[HeapFile]) -> Vec<u8> {
-    instance.capture(store).unwrap().to_snapshot(layers, b"").unwrap()
+    instance.capture(store).unwrap().to_snapshot(layers, None, b"").unwrap()
 }
 
 fn call(store: &mut Store<()>, instance: Instance, name: &str, params: &[i32]) -> i32 {
@@ -140,7 +142,7 @@ fn a_reactor_wakes_with_the_state_of_its_initialisation() {
     assert_eq!(bytes, frozen_bytes(&store, instance, &[]), "the same state is the same bytes");
     let expected = observed(&mut store, instance);
     drop(store);
-    let frozen = Frozen::load(&module, &[HeapFile::of_bytes(&bytes).unwrap()]).unwrap();
+    let frozen = Frozen::load(&module, &[HeapFile::of_bytes(&bytes).unwrap()], None).unwrap();
     for round in 0..3 {
         let mut store = Store::new(&engine, ()).unwrap();
         let instance = pre.wake(&mut store, &frozen).unwrap();
@@ -169,7 +171,7 @@ fn a_layer_is_over_what_was_captured_before() {
     let mut layers = vec![HeapFile::of_bytes(&frozen_bytes(&store, instance, &[])).unwrap()];
     // Each layer is made by waking the one below: a page becomes zero, another changes, one more is used.
     for step in 1..4 {
-        let frozen = Frozen::load(&module, &layers).unwrap();
+        let frozen = Frozen::load(&module, &layers, None).unwrap();
         let mut store = Store::new(&engine, ()).unwrap();
         let instance = pre.wake(&mut store, &frozen).unwrap();
         call(&mut store, instance, "write", &[70000, 0]);
@@ -184,7 +186,7 @@ fn a_layer_is_over_what_was_captured_before() {
     }
     let mut values = Vec::new();
     for count in 1..=layers.len() {
-        let frozen = Frozen::load(&module, &layers[..count]).unwrap();
+        let frozen = Frozen::load(&module, &layers[..count], None).unwrap();
         let mut store = Store::new(&engine, ()).unwrap();
         let instance = pre.wake(&mut store, &frozen).unwrap();
         let places = [70000, 200, 100_000 + 4096, 100_000 + 2 * 4096, 100_000 + 3 * 4096];
@@ -207,7 +209,7 @@ fn slots_that_others_use_next_show_nothing() {
     call(&mut store, instance, "_initialize", &[]);
     let bytes = frozen_bytes(&store, instance, &[]);
     drop(store);
-    let frozen = Frozen::load(&module, &[HeapFile::of_bytes(&bytes).unwrap()]).unwrap();
+    let frozen = Frozen::load(&module, &[HeapFile::of_bytes(&bytes).unwrap()], None).unwrap();
     for _ in 0..3 {
         let mut store = Store::new(&engine, ()).unwrap();
         let instance = pre.wake(&mut store, &frozen).unwrap();
@@ -277,7 +279,7 @@ fn instances_share_what_they_have_not_written() {
     let layer = HeapFile::of_bytes(&frozen_bytes(&store, instance, std::slice::from_ref(&base))).unwrap();
     let expected = call(&mut store, instance, "sum", &[]);
     drop(store);
-    let frozen = Frozen::load(&module, &[base, layer]).unwrap();
+    let frozen = Frozen::load(&module, &[base, layer], None).unwrap();
     let mut all = Vec::new();
     for _ in 0..10 {
         let mut store = Store::new(&engine, ()).unwrap();
@@ -325,14 +327,17 @@ fn what_can_not_be_named_is_refused() {
         linker.define("env", "table", Extern::Table(table)).unwrap();
     };
     assert!(refused(r#"(module (import "env" "memory" (memory 1)))"#, memory, |_, _| ()).contains("the memory env::memory"));
-    assert!(refused(r#"(module (import "env" "global" (global (mut i32))))"#, memory, |_, _| ()).contains("the variable global env::global"));
+    assert!(
+        refused(r#"(module (import "env" "global" (global (mut i32))))"#, memory, |_, _| ()).contains("the variable global env::global")
+    );
     assert!(refused(r#"(module (import "env" "table" (table 1 funcref)))"#, memory, |_, _| ()).contains("the table env::table"));
     let set = |store: &mut Store<()>, instance: Instance| {
         let reference = preheat_native::ExternRef::new(&mut *store, 5);
         let func = instance.func(&*store, "set").unwrap();
         func.call(store, &[Val::ExternRef(Some(reference))]).unwrap();
     };
-    let global = r#"(module (global $g (mut externref) (ref.null extern)) (func (export "set") (param externref) (global.set $g (local.get 0))))"#;
+    let global =
+        r#"(module (global $g (mut externref) (ref.null extern)) (func (export "set") (param externref) (global.set $g (local.get 0))))"#;
     assert!(refused(global, |_, _| (), set).contains("global 0 is a reference to something of the host"));
     let table = r#"(module (table 3 externref) (func (export "set") (param externref) (table.set (i32.const 2) (local.get 0))))"#;
     assert!(refused(table, |_, _| (), set).contains("entry 2 of table 0 refers to something of the host"));
@@ -362,8 +367,8 @@ fn states_that_do_not_fit_are_refused() {
         HeapFile::of_bytes(&builder.encode(source).unwrap()).unwrap()
     };
     let good = build(&pages[..1 << 16], zero, 4, 1, (0, vec![0]), &[true]);
-    assert!(Frozen::load(&module, std::slice::from_ref(&good)).is_ok());
-    let error = |layers: &[HeapFile]| Frozen::load(&module, layers).unwrap_err().to_string();
+    assert!(Frozen::load(&module, std::slice::from_ref(&good), None).is_ok());
+    let error = |layers: &[HeapFile]| Frozen::load(&module, layers, None).unwrap_err().to_string();
     assert!(error(&[]).contains("there is no heap snapshot"));
     assert!(error(&[build(&pages, zero, 4, 1, (0, vec![0]), &[true])]).contains("memory 0 has 262144 bytes"));
     assert!(error(&[build(&[], zero, 4, 1, (0, vec![0]), &[true])]).contains("memory 0 has 0 bytes"));
@@ -378,14 +383,14 @@ fn states_that_do_not_fit_are_refused() {
     let layer = HeapBuilder::over(good.digest(), &[good.snapshot().unwrap()]).memory(0, &pages[..1 << 16]).global(0, zero);
     let layer = layer.table(0, 4, none()).table(1, 2, none()).dropped(&[true], &[]).encode(source).unwrap();
     let layer = HeapFile::of_bytes(&layer).unwrap();
-    assert!(Frozen::load(&module, &[good.clone(), layer.clone()]).is_ok());
+    assert!(Frozen::load(&module, &[good.clone(), layer.clone()], None).is_ok());
     assert!(error(std::slice::from_ref(&layer)).contains("not no base"));
     let other = HeapBuilder::new().encode(preheat_image::Digest::of(b"other")).unwrap();
     assert!(error(&[HeapFile::of_bytes(&other).unwrap()]).contains("of module"));
     let less = HeapBuilder::new().memory(0, &pages[..1 << 16]).table(0, 4, none()).table(1, 2, none()).dropped(&[true], &[]);
     assert!(error(&[HeapFile::of_bytes(&less.encode(source).unwrap()).unwrap()]).contains("it has the globals []"));
     let cut = good.snapshot().map(|_| HeapFile::of_bytes(b"PREHHEAP").unwrap()).unwrap();
-    assert!(matches!(Frozen::load(&module, &[cut]), Err(Error::Format(_))));
+    assert!(matches!(Frozen::load(&module, &[cut], None), Err(Error::Format(_))));
 }
 
 #[test]
@@ -397,7 +402,7 @@ fn limits_and_modules_are_those_of_the_store_that_wakes() {
     let mut store = Store::new(&engine, ()).unwrap();
     let instance = pre.instantiate(&mut store).unwrap();
     let file = HeapFile::of_bytes(&frozen_bytes(&store, instance, &[])).unwrap();
-    let frozen = Frozen::load(&one, std::slice::from_ref(&file)).unwrap();
+    let frozen = Frozen::load(&one, std::slice::from_ref(&file), None).unwrap();
     let mut store = Store::new(&engine, ()).unwrap();
     store.set_limits(Limits { memory_bytes: 1 << 16, ..Limits::default() });
     assert!(matches!(pre.wake(&mut store, &frozen), Err(Error::Limit(_))));
@@ -419,7 +424,7 @@ fn a_table_that_instantiation_fills_is_there_as_a_whole() {
     linker.define("env", "at", Extern::Global(preheat_native::Global::new(&mut store, false, &Val::I32(2)).unwrap())).unwrap();
     let instance = linker.instantiate(&mut store, &module).unwrap();
     let bytes = frozen_bytes(&store, instance, &[]);
-    let frozen = Frozen::load(&module, &[HeapFile::of_bytes(&bytes).unwrap()]).unwrap();
+    let frozen = Frozen::load(&module, &[HeapFile::of_bytes(&bytes).unwrap()], None).unwrap();
     let mut store = Store::new(&engine, ()).unwrap();
     let mut linker = Linker::new();
     linker.define("env", "at", Extern::Global(preheat_native::Global::new(&mut store, false, &Val::I32(5)).unwrap())).unwrap();
