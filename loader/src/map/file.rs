@@ -37,6 +37,16 @@ impl MappedFile {
         Self::new(file, trusted.artefact().size, path)
     }
 
+    /// A file in memory with these contents, which can't be changed any more.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn of_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
+        let path = Path::new("memfd:preheat");
+        let file = sealed(bytes).map_err(StoreError::io("make", path))?;
+        Self::new(file, bytes.len() as u64, path)
+    }
+
     fn new(file: File, size: u64, path: &Path) -> Result<Self, StoreError> {
         // A mapping beyond the end of the file would end the process on the first look there.
         let actual = file.metadata().map_err(StoreError::io("look at", path))?.len();
@@ -58,6 +68,15 @@ impl MappedFile {
     }
 }
 
+/// A file in memory that nobody can write to.
+fn sealed(bytes: &[u8]) -> std::io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("preheat", flags)?);
+    file.write_all(bytes)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
 impl TrustedCode {
     /// Takes `bytes` for a code object of `engine` that is trusted, without store, statement and policy: for a process that compiles
     /// what it runs, and for tests. They are copied into a sealed file in memory.
@@ -68,15 +87,8 @@ impl TrustedCode {
     /// # Safety
     /// The bytes are what the compiler of `engine` made from some module: they will be executed.
     pub unsafe fn vouch(bytes: &[u8], engine: &str) -> Result<Self, StoreError> {
-        let path = Path::new("memfd:code-object");
-        let sealed = || -> std::io::Result<File> {
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-            let mut file = File::from(memfd_create("code-object", flags)?);
-            file.write_all(bytes)?;
-            fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-            Ok(file)
-        };
-        let file = sealed().map_err(StoreError::io("make", path))?;
+        let path = Path::new("memfd:preheat");
+        let file = sealed(bytes).map_err(StoreError::io("make", path))?;
         let blob = Descriptor { media_type: media::CODE.into(), digest: Digest::of(bytes), size: bytes.len() as u64 };
         Ok(Self::new(TrustedFile::new(file, path.to_owned(), Artefact::of(blob)), engine.to_owned()))
     }

@@ -42,7 +42,7 @@ impl Slot {
         }
         self.region.protect(0..template.len(), Access::ReadWrite)?;
         (self.open, self.reach) = (template.len(), template.len());
-        for window in template.windows() {
+        for window in template.mapped() {
             self.region.map_file(window.at..window.end(), window.file.file(), window.offset as u64)?;
         }
         self.copy_runs(template, &(0..template.len()));

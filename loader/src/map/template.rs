@@ -132,8 +132,14 @@ impl Template {
         self.copies.iter().map(Range::len).sum()
     }
 
+    /// How many parts of files are mapped.
+    #[must_use]
+    pub fn windows(&self) -> usize {
+        self.windows.len()
+    }
+
     /// What is mapped.
-    pub(super) fn windows(&self) -> &[Run] {
+    pub(super) fn mapped(&self) -> &[Run] {
         &self.windows
     }
 

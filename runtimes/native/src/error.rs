@@ -28,6 +28,12 @@ pub enum Error {
     /// More than the limits allow.
     #[error("limit reached: {0}")]
     Limit(String),
+    /// The state of an instance can't be captured.
+    #[error("can't freeze: {0}")]
+    Freeze(String),
+    /// A heap snapshot does not fit the module, the layers below it or the resume object.
+    #[error("a frozen state does not fit: {0}")]
+    Frozen(String),
     /// The operating system refused.
     #[error("can't {action}: {source}")]
     System {

@@ -92,6 +92,17 @@ impl Func {
         callee.map(Some).ok_or_else(|| Error::Type("a function that can't be called from outside".into()))
     }
 
+    /// Whether both are one function.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Kind::Host(one), Kind::Host(other)) => Arc::ptr_eq(one, other),
+            (Kind::Guest { store, instance, index }, Kind::Guest { store: other_store, instance: other_instance, index: other_index }) => {
+                (store, instance, index) == (other_store, other_instance, other_index)
+            }
+            _ => false,
+        }
+    }
+
     /// An instance that has this function in its index space, and its index there.
     pub(crate) fn place(&self, store: &StoreInner) -> Result<(u32, u32), Error> {
         match &self.0 {

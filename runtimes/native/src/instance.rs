@@ -1,6 +1,7 @@
 //! Instances.
 
 use crate::error::Error;
+use crate::frozen::Frozen;
 use crate::func::{Func, Kind, TypedFunc, WasmResults};
 use crate::module::Module;
 use crate::objects::{Global, Memory, Place, Table, Tag};
@@ -10,6 +11,7 @@ use crate::types::GlobalType;
 use crate::value::WasmParams;
 use preheat_image::abi::ImportedFunction;
 use preheat_image::native::ExternKind;
+use preheat_loader::map::MappedCode;
 use std::sync::Arc;
 
 /// What a module's imports are, by kind and index.
@@ -32,6 +34,10 @@ pub(crate) struct InstanceData {
     /// Which of the store's memories and tables its first own ones are.
     pub(crate) first_memory: u32,
     pub(crate) first_table: u32,
+    /// The frozen state from which it woke.
+    pub(crate) frozen: Option<Frozen>,
+    /// Whether its frozen call stack goes on, or has gone on, already.
+    pub(crate) resumed: bool,
 }
 
 impl InstanceData {
@@ -47,6 +53,12 @@ impl InstanceData {
         let imported = self.module.native().layout.counts.imported_tables;
         let own = self.module.native().layout.counts.tables;
         if index < imported { self.imports.tables.get(index as usize).copied() } else { own_of(index, imported, own, self.first_table) }
+    }
+
+    /// The code objects of which code may run in its context.
+    pub(crate) fn codes(&self) -> impl Iterator<Item = &MappedCode> {
+        let resume = self.frozen.as_ref().and_then(|frozen| frozen.inner.frames.as_ref());
+        std::iter::once(self.module.code()).chain(resume.map(|frames| frames.resume().code()))
     }
 
     /// The function `index`; an imported one is what it was imported from. `instance` is the number of this instance.
@@ -157,7 +169,7 @@ impl Extern {
 }
 
 impl Instance {
-    fn data<S: AsStore>(self, store: &S) -> (&StoreInner, &InstanceData) {
+    pub(crate) fn data<S: AsStore>(self, store: &S) -> (&StoreInner, &InstanceData) {
         let inner = store.pointer().get();
         assert!(inner.id == self.store, "an instance of another store");
         (inner, &inner.instances[self.index as usize])

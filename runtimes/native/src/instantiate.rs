@@ -16,6 +16,7 @@ use crate::value::Slot as Value;
 use preheat_image::FormatError;
 use preheat_image::abi::{ContextHeader, HostFunction, ImportedFunction, ImportedTable, TrapCode, VALUE_SIZE};
 use preheat_image::native::{ConstKind, Expression, ExternKind, ImportRecord, NativeCode, SegmentMode};
+use preheat_loader::map::Template;
 use std::sync::Arc;
 
 fn damaged(what: &str) -> Error {
@@ -66,7 +67,7 @@ pub(crate) fn check_import(store: &StoreInner, module: &Module, imports: &Import
 pub(crate) fn instantiate(pointer: &mut StorePointer, module: &Module, imports: &Arc<Imports>) -> Result<Instance, Error> {
     let address = pointer.address();
     let store = pointer.get_mut();
-    let index = allocate(store, address, module, imports)?;
+    let index = allocate(store, address, module, imports, module.beginning())?;
     initialise(store, module, index)?;
     let native = module.native();
     let start = native.header.start.get();
@@ -83,8 +84,25 @@ pub(crate) fn instantiate(pointer: &mut StorePointer, module: &Module, imports: 
     Ok(Instance { store: pointer.get().id, index })
 }
 
+/// How the memories, tables and globals of an instance begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beginning<'a> {
+    /// Own memories, each with its size in Wasm pages.
+    pub(crate) memories: &'a [(Arc<Template>, u64)],
+    /// Own tables, each with how many entries it has.
+    pub(crate) tables: &'a [(Arc<Template>, u64)],
+    /// Own globals.
+    pub(crate) globals: &'a [[u8; VALUE_SIZE as usize]],
+}
+
 /// Takes what an instance needs and fills its context.
-fn allocate(store: &mut StoreInner, address: u64, module: &Module, imports: &Arc<Imports>) -> Result<u32, Error> {
+pub(crate) fn allocate(
+    store: &mut StoreInner,
+    address: u64,
+    module: &Module,
+    imports: &Arc<Imports>,
+    beginning: Beginning<'_>,
+) -> Result<u32, Error> {
     let native = module.native();
     let limits = store.limits;
     let over = |what: &str, count: usize| Err(Error::Limit(format!("{count} {what} in one store")));
@@ -97,11 +115,11 @@ fn allocate(store: &mut StoreInner, address: u64, module: &Module, imports: &Arc
     if store.tables.len() + native.tables.len() > limits.tables {
         return over("tables", store.tables.len() + native.tables.len());
     }
-    if let Some(plan) = native.memories.iter().find(|plan| plan.min.get() > limits.memory_pages()) {
-        return Err(Error::Limit(format!("a memory of {} pages", plan.min)));
+    if let Some((_, pages)) = beginning.memories.iter().find(|(_, pages)| *pages > limits.memory_pages()) {
+        return Err(Error::Limit(format!("a memory of {pages} pages")));
     }
-    if let Some(plan) = native.tables.iter().find(|plan| plan.min.get() > limits.table_entries) {
-        return Err(Error::Limit(format!("a table of {} entries", plan.min)));
+    if let Some((_, entries)) = beginning.tables.iter().find(|(_, entries)| *entries > limits.table_entries) {
+        return Err(Error::Limit(format!("a table of {entries} entries")));
     }
     let narrow = |count: usize| u32::try_from(count).map_err(|_| Error::Limit(format!("{count} objects in one store")));
     let index = narrow(store.instances.len())?;
@@ -110,6 +128,7 @@ fn allocate(store: &mut StoreInner, address: u64, module: &Module, imports: &Arc
     // Behind what code knows of: a record for each function that may be the host's.
     let records = layout.size as usize;
     let mut cells = store.engine.take_cells(records + imports.functions.len() * size_of::<HostFunction>())?;
+    cells.copy(layout.globals, beginning.globals.as_flattened());
     if let Err(error) = fill(store, &mut cells, address, module, imports, index) {
         store.engine.give_cells(cells);
         return Err(error);
@@ -119,27 +138,35 @@ fn allocate(store: &mut StoreInner, address: u64, module: &Module, imports: &Arc
     if interruptible {
         store.interrupt.add(cells.interrupt_page());
     }
-    store.instances.push(InstanceData { module: module.clone(), cells, imports: imports.clone(), first_memory, first_table });
-    for (own, (plan, template)) in (0..).zip(native.memories.iter().zip(module.memories())) {
+    store.instances.push(InstanceData {
+        module: module.clone(),
+        cells,
+        imports: imports.clone(),
+        first_memory,
+        first_table,
+        frozen: None,
+        resumed: false,
+    });
+    for (own, (plan, (template, pages))) in (0..).zip(native.memories.iter().zip(beginning.memories)) {
         let slot = store.engine.memories().take(template).map_err(Error::system("reserve a memory"))?;
         let offset = layout.memory(own).ok_or_else(|| damaged("a memory without place"))?;
-        let data = MemoryData::new(slot, Place::Instance { instance: index, offset }, plan.min.get(), maximum(plan.max.get()));
+        let data = MemoryData::new(slot, Place::Instance { instance: index, offset }, *pages, maximum(plan.max.get()));
         store.instances[index as usize].cells.set(offset, data.record());
         store.memories.push(data);
     }
-    for (own, (plan, template)) in (0..).zip(native.tables.iter().zip(module.tables())) {
+    for (own, (plan, (template, entries))) in (0..).zip(native.tables.iter().zip(beginning.tables)) {
         let slot = store.engine.tables().take(template).map_err(Error::system("reserve a table"))?;
         let offset = layout.table(own).ok_or_else(|| damaged("a table without place"))?;
         let place = Place::Instance { instance: index, offset };
         let element = value_type(plan.element.get())?;
-        let data = TableData::new(slot, place, element, plan.min.get(), maximum(plan.max.get()), Some(index));
+        let data = TableData::new(slot, place, element, *entries, maximum(plan.max.get()), Some(index));
         store.instances[index as usize].cells.set(offset, data.record());
         store.tables.push(data);
     }
     Ok(index)
 }
 
-/// Writes the header, the globals' values and the imports.
+/// Writes the header and the imports.
 fn fill(store: &StoreInner, cells: &mut Cells, address: u64, module: &Module, imports: &Arc<Imports>, index: u32) -> Result<(), Error> {
     let native = module.native();
     let layout = &native.layout;
@@ -150,7 +177,6 @@ fn fill(store: &StoreInner, cells: &mut Cells, address: u64, module: &Module, im
         runtime: u64::from(index),
     };
     cells.set(0, header);
-    cells.copy(layout.globals, native.global_values.as_flattened());
     let mut record = layout.size;
     for (import, func) in (0..).zip(&imports.functions) {
         let place = layout.imported_function(import).ok_or_else(|| damaged("an import without place"))?;
@@ -162,10 +188,11 @@ fn fill(store: &StoreInner, cells: &mut Cells, address: u64, module: &Module, im
                 ImportedFunction { code, context }
             }
             Kind::Host(function) => {
+                let captures = if native.captures() { border::CAPTURE } else { 0 };
                 let host = HostFunction {
                     entry: border::host_entry(),
                     store: address,
-                    context: u64::from(index),
+                    context: u64::from(index) | captures,
                     runtime: Arc::as_ptr(function).expose_provenance() as u64,
                 };
                 cells.set(record, host);

@@ -16,10 +16,13 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![deny(unsafe_code)]
 
+mod callstack;
+mod capture;
 mod config;
 mod engine;
 mod error;
 mod exceptions;
+mod frozen;
 mod func;
 mod host;
 mod instance;
@@ -30,16 +33,21 @@ mod linker;
 mod module;
 mod objects;
 mod registry;
+mod resume;
 mod stack;
 mod store;
 mod sys;
 mod trap;
 mod types;
 mod value;
+mod wake;
 
+pub use callstack::{CapturedFrame, CapturedStack};
+pub use capture::CapturedState;
 pub use config::{Config, Limits};
 pub use engine::Engine;
 pub use error::{Error, HostError};
+pub use frozen::{Frozen, HeapFile};
 pub use func::{Func, TypedFunc, WasmResults};
 pub use host::{Caller, IntoFunc, IntoResults};
 pub use instance::{Extern, Instance};
@@ -49,6 +57,7 @@ pub use module::{ExportType, ImportType, Module};
 pub use objects::{ExnRef, ExternRef, Global, Memory, Table, Tag};
 pub use preheat_image::abi::{TrapCode, ValueType};
 pub use preheat_loader::map::{Method as WrittenPages, PoolLimits};
+pub use resume::ResumeCode;
 pub use store::{AsStore, AsStoreMut, Store};
 pub use trap::{Frame, Trap};
 pub use types::{ExternType, FuncType, GlobalType, MemoryType, TableType};

@@ -209,6 +209,16 @@ impl<T: 'static> InstancePre<T> {
         &self.module
     }
 
+    /// What its imports are.
+    pub(crate) fn imports(&self) -> &Arc<Imports> {
+        &self.imports
+    }
+
+    /// The store of the imports that belong to one.
+    pub(crate) fn store(&self) -> Option<u64> {
+        self.store
+    }
+
     /// Makes an instance: memories and tables are taken from slots, its start function runs.
     ///
     /// # Errors

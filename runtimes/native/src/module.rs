@@ -2,11 +2,12 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::instantiate::Beginning;
 use crate::registry::TEXTS;
 use crate::types::{ExternType, FuncType, GlobalType, MemoryType, TableType, type_ids};
-use preheat_image::FormatError;
 use preheat_image::abi::{MEMORY_RESERVATION, NONE, PAGE, ValueType, WASM_PAGE};
-use preheat_image::native::{ExternKind, ImportRecord, NativeCode, TypeRecord};
+use preheat_image::native::{ExternKind, ImportRecord, NativeCode, TablePlan, TypeRecord};
+use preheat_image::{Digest, FormatError};
 use preheat_loader::TrustedCode;
 use preheat_loader::map::{MappedCode, Run, Template};
 use std::sync::Arc;
@@ -21,16 +22,38 @@ pub struct Module {
 struct Inner {
     engine: Engine,
     code: Box<MappedCode>,
+    digest: Digest,
     // By number of the type.
     type_ids: Vec<u32>,
-    memories: Vec<Arc<Template>>,
-    tables: Vec<Arc<Template>>,
+    // Own ones, with their sizes in Wasm pages and entries.
+    memories: Vec<(Arc<Template>, u64)>,
+    tables: Vec<(Arc<Template>, u64)>,
     registered: usize,
 }
 
 /// Most mappings of an instance: 24. Its context and its stack with guard need three, each table up to three and each memory two; what is
 /// left is for pages of the image in memories, at two a run.
 const MAPPINGS: usize = 24;
+
+/// How many parts of files can be mapped in the memories of an instance.
+pub(crate) fn windows(native: &NativeCode<'_>) -> usize {
+    MAPPINGS.saturating_sub(3 + 3 * native.tables.len() + 2 * native.memories.len()) / 2
+}
+
+/// How a table of `len` entries begins that is like `plan` in its first ones.
+pub(crate) fn table_template(code: &MappedCode, plan: &TablePlan, len: u64) -> Result<Template, FormatError> {
+    let bytes = len.checked_mul(8).and_then(|len| len.checked_next_multiple_of(PAGE));
+    let bytes = size(bytes.ok_or_else(|| damaged(format!("a table of {len} entries")))?)?;
+    let entries = code.native().initial_entries(plan)?;
+    let run = Run {
+        at: 0,
+        len: size(entries.end.next_multiple_of(PAGE) - entries.start)?,
+        file: code.file().clone(),
+        offset: size(entries.start)?,
+    };
+    let runs = if entries.is_empty() { vec![] } else { vec![run] };
+    Template::new(bytes, runs, 1).map_err(|_| damaged("a table's entries are out of bounds".into()))
+}
 
 fn damaged(what: String) -> FormatError {
     FormatError::Damaged { format: "native code object", what }
@@ -49,6 +72,7 @@ impl Module {
         if code.engine() != "native" {
             return Err(Error::Code(format!("a code object of the engine {}", code.engine())));
         }
+        let digest = code.file().artefact().digest;
         let code = Box::new(MappedCode::map(code)?);
         let native = code.native();
         if native.object.cpu > engine.cpu() {
@@ -56,8 +80,7 @@ impl Module {
         }
         let types = native.types.iter().map(|ty| native.signature(ty).map(|(params, results)| (ty.hash.get(), params, results)));
         let type_ids = type_ids(types.collect::<Result<Vec<_>, _>>()?.into_iter());
-        let fixed = 3 + 3 * native.tables.len() + 2 * native.memories.len();
-        let mut runs = MAPPINGS.saturating_sub(fixed) / 2;
+        let mut windows = windows(native);
         let memories = native.memories.iter().map(|plan| {
             let pages = Some(plan.min.get()).filter(|pages| *pages <= MEMORY_RESERVATION / WASM_PAGE);
             let len = pages.map(|pages| pages * WASM_PAGE).ok_or_else(|| damaged(format!("a memory of {} pages", plan.min)))?;
@@ -70,37 +93,35 @@ impl Module {
                 })
             };
             let all = native.runs(plan)?.iter().filter(|run| run.pages.get() > 0).map(of_run).collect::<Result<Vec<_>, FormatError>>()?;
-            let mapped = all.len().min(runs);
-            runs -= mapped;
-            let template = Template::new(size(len)?, all, mapped).map_err(|_| damaged("a memory's pages are out of bounds".into()))?;
-            Ok(Arc::new(template))
+            let template = Template::new(size(len)?, all, windows).map_err(|_| damaged("a memory's pages are out of bounds".into()))?;
+            windows -= template.windows();
+            Ok((Arc::new(template), plan.min.get()))
         });
         let memories = memories.collect::<Result<Vec<_>, FormatError>>()?;
-        let tables = native.tables.iter().map(|plan| {
-            let len = plan.min.get().checked_mul(8).and_then(|len| len.checked_next_multiple_of(PAGE));
-            let len = size(len.ok_or_else(|| damaged(format!("a table of {} entries", plan.min)))?)?;
-            let entries = native.initial_entries(plan)?;
-            let run = Run {
-                at: 0,
-                len: size(entries.end.next_multiple_of(PAGE) - entries.start)?,
-                file: code.file().clone(),
-                offset: size(entries.start)?,
-            };
-            let runs = if entries.is_empty() { vec![] } else { vec![run] };
-            let template = Template::new(len, runs, 1).map_err(|_| damaged("a table's entries are out of bounds".into()))?;
-            Ok(Arc::new(template))
-        });
+        let table = |plan: &TablePlan| Ok((Arc::new(table_template(&code, plan, plan.min.get())?), plan.min.get()));
+        let tables = native.tables.iter().map(table);
         let tables = tables.collect::<Result<Vec<_>, FormatError>>()?;
         check_imports(native)?;
         let text = code.text();
         let registered = TEXTS.add(&text, &raw const *code).ok_or_else(|| Error::Limit("a million modules in one process".into()))?;
-        Ok(Self { inner: Arc::new(Inner { engine: engine.clone(), code, type_ids, memories, tables, registered }) })
+        Ok(Self { inner: Arc::new(Inner { engine: engine.clone(), code, digest, type_ids, memories, tables, registered }) })
     }
 
     /// The engine that loaded it.
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// Digest of the code object.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.inner.digest
+    }
+
+    /// Whether it is this very module, not only the same code loaded again.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     pub(crate) fn code(&self) -> &MappedCode {
@@ -122,14 +143,9 @@ impl Module {
         self.inner.type_ids.get(record.ty.get() as usize).copied()
     }
 
-    /// How own memories begin.
-    pub(crate) fn memories(&self) -> &[Arc<Template>] {
-        &self.inner.memories
-    }
-
-    /// How own tables begin.
-    pub(crate) fn tables(&self) -> &[Arc<Template>] {
-        &self.inner.tables
+    /// How its instances begin.
+    pub(crate) fn beginning(&self) -> Beginning<'_> {
+        Beginning { memories: &self.inner.memories, tables: &self.inner.tables, globals: self.native().global_values }
     }
 
     /// The address of a place in the text.
@@ -261,8 +277,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // No instance of it is left: they would have it.
         TEXTS.remove(self.registered);
-        self.memories.iter().for_each(|template| self.engine.memories().forget(template));
-        self.tables.iter().for_each(|template| self.engine.tables().forget(template));
+        self.memories.iter().for_each(|(template, _)| self.engine.memories().forget(template));
+        self.tables.iter().for_each(|(template, _)| self.engine.tables().forget(template));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Stores: what instances that may use each other have in common.
 
+use crate::callstack::HostCall;
 use crate::config::Limits;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -13,7 +14,7 @@ use crate::sys::border;
 use crate::sys::cells::Cells;
 use crate::sys::owner::{Owner, StorePointer};
 use crate::trap::RawTrap;
-use preheat_image::abi::{FuncRef, PAGE, StoreRecord, ValueType};
+use preheat_image::abi::{FuncRef, HostFunction, PAGE, StoreRecord, ValueType};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub(crate) struct StoreInner {
     pub(crate) deadline: Option<Instant>,
     pub(crate) pending: Option<Pending>,
     pub(crate) raw: RawTrap,
+    // The last call of a host function by code that can be captured.
+    pub(crate) host_call: Option<HostCall>,
     // Functions that were made references: by instance and index, and by the reference's address.
     references: HashMap<(u32, u32), Box<FuncRef>>,
     referenced: HashMap<u64, (u32, u32)>,
@@ -94,6 +97,7 @@ impl<T: 'static> Store<T> {
             deadline: None,
             pending: None,
             raw: RawTrap::new(),
+            host_call: None,
             references: HashMap::new(),
             referenced: HashMap::new(),
             externs: Vec::new(),
@@ -223,6 +227,15 @@ impl StoreInner {
         (self.memories[memory as usize].bytes_mut(), self.data.downcast_mut().expect("the store has data of this type"))
     }
 
+    /// Notes which import of an instance is being called, from the address of its record in the context, and the parameters.
+    pub(crate) fn note_host_call(&mut self, instance: u32, record: u64, params: &[u128]) {
+        let Some(data) = self.instances.get(instance as usize) else { return };
+        let first = data.cells.address(data.module.native().layout.size);
+        let import = record.wrapping_sub(first) / size_of::<HostFunction>() as u64;
+        let import = u32::try_from(import).unwrap_or(u32::MAX);
+        self.host_call = Some(HostCall { exit_frame: self.record.exit_frame, import, params: params.to_vec() });
+    }
+
     /// Whether `page` is an interrupt page of one of its instances.
     pub(crate) fn is_interrupt_page(&self, page: u64) -> bool {
         self.instances.iter().any(|instance| instance.cells.base() == page.wrapping_add(PAGE))
@@ -277,6 +290,17 @@ impl StoreInner {
         self.references.insert((instance, index), reference);
         self.referenced.insert(address, (instance, index));
         Some(address)
+    }
+
+    /// The index in an instance of the function of a funcref value that is not null. `None` if the instance does not have it.
+    pub(crate) fn function_in(&self, instance: u32, value: u64) -> Option<u32> {
+        let (owner, index) = *self.referenced.get(&value)?;
+        if owner == instance {
+            return Some(index);
+        }
+        let function = self.function_of(value)?;
+        let imports = &self.instances.get(instance as usize)?.imports.functions;
+        imports.iter().position(|import| import.is_same(&function)).and_then(|index| u32::try_from(index).ok())
     }
 
     /// Forgets the exceptions that nobody can reach any more. `stack` are the words of the guest's stack.

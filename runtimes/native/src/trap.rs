@@ -64,14 +64,14 @@ pub struct Frame {
 impl Frame {
     fn of(store: &StoreInner, address: u64) -> Option<Self> {
         let address = usize::try_from(address).ok()?;
-        let instance = store.instances.iter().find(|instance| instance.module.code().text().contains(&address))?;
-        let code = instance.module.code();
+        let codes = store.instances.iter().flat_map(|instance| instance.codes().map(move |code| (&instance.module, code)));
+        let (module, code) = codes.into_iter().find(|(_, code)| code.text().contains(&address))?;
         let native = code.native();
         let offset = u32::try_from(address - code.text().start).ok()?;
         let range = native.range(offset)?;
         (RangeKind::from_number(range.kind.get()) == Some(RangeKind::Function)).then(|| Self {
             function: range.index.get(),
-            name: native.name(range.index.get()).map(str::to_owned),
+            name: module.native().name(range.index.get()).map(str::to_owned),
             offset: native.wasm_offset(offset),
         })
     }

@@ -47,6 +47,9 @@ pub(crate) fn host_entry() -> u64 {
     call_host as *const () as u64
 }
 
+/// In the context of a [`HostFunction`], beside the number of the instance: calls of it are noted, since the instance may be captured.
+pub(crate) const CAPTURE: u64 = 1 << 32;
+
 /// Calls a host function.
 unsafe extern "sysv64" fn call_host(function: *mut HostFunction, values: *mut Slot) -> u64 {
     // SAFETY: a trampoline gives its context, which is a `HostFunction` that `instantiate` wrote.
@@ -58,11 +61,16 @@ unsafe extern "sysv64" fn call_host(function: *mut HostFunction, values: *mut Sl
     let values = unsafe { std::slice::from_raw_parts_mut(values, host.slots()) };
     // SAFETY: the guest has called, so the call through which it runs waits for it.
     let mut store = unsafe { StorePointer::alias(store) };
+    #[expect(clippy::cast_possible_truncation, reason = "the other bits are flags")]
+    let instance = context as u32;
+    if context & CAPTURE != 0 {
+        let address = function.expose_provenance() as u64;
+        store.get_mut().note_host_call(instance, address, values);
+    }
     // SAFETY: `store` is used again only when the function has returned or panicked.
     let lent = unsafe { store.lend() };
-    let instance = u32::try_from(context).ok();
     // What the function or its caller finds changed half after a panic is theirs to judge: it goes on in the caller.
-    let pending = match catch_unwind(AssertUnwindSafe(|| host.call(lent, instance, values))) {
+    let pending = match catch_unwind(AssertUnwindSafe(|| host.call(lent, Some(instance), values))) {
         Ok(Ok(())) => return 0,
         Ok(Err(error)) => Pending::Error(error),
         Err(panic) => Pending::Panic(panic),

@@ -42,13 +42,13 @@ pub(super) fn current() -> *mut Activation {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Callee {
     // The store of the instance.
-    store: u64,
+    pub(super) store: u64,
     // Addresses of the enter trampoline of its type, of its code, and of its instance's context.
-    enter: u64,
-    code: u64,
-    context: u64,
+    pub(super) enter: u64,
+    pub(super) code: u64,
+    pub(super) context: u64,
     // How many slots its parameters and results need.
-    slots: usize,
+    pub(super) slots: usize,
 }
 
 impl Callee {

@@ -14,7 +14,7 @@ use std::ptr;
 ///
 /// # Safety
 /// `stack` is the accessible part of the stack of a guest that does not run.
-unsafe fn word(stack: &Range<u64>, address: u64) -> Option<u64> {
+pub(super) unsafe fn word(stack: &Range<u64>, address: u64) -> Option<u64> {
     let within = address.is_multiple_of(8) && stack.contains(&address) && address + 8 <= stack.end;
     let place = ptr::with_exposed_provenance::<u64>(usize::try_from(address).ok().filter(|_| within)?);
     // SAFETY: an aligned word within the stack, as was checked; any bytes are a number.

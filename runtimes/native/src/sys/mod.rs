@@ -5,6 +5,8 @@
 //! - `enter`: onto the guest's stack and off it;
 //! - `border`: what compiled code calls;
 //! - `exception`: throwing;
+//! - `frames`: the frames of a guest that has called, as words;
+//! - `wake`: entering a guest in the middle;
 //! - `signal`: faults.
 
 #![allow(unsafe_code)]
@@ -13,5 +15,7 @@ pub(crate) mod border;
 pub(crate) mod cells;
 pub(crate) mod enter;
 mod exception;
+pub(crate) mod frames;
 pub(crate) mod owner;
 pub(crate) mod signal;
+pub(crate) mod wake;
