@@ -4,8 +4,7 @@ use crate::cancel::Cancellation;
 use preheat_call::{Directory, Input, Output, Request, RunError};
 use preheat_image::manifest::Function;
 use preheat_native::{CapturedStack, Memory};
-use preheat_wasi::{Context, Grants, Interrupt, OutputBuffer, Preopen};
-use std::collections::BTreeMap;
+use preheat_wasi::{Context, Grants, Interrupt, OutputBuffer, Preopen, Streams};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,11 +20,16 @@ pub(crate) struct State {
 
 /// What every request is given that asks for nothing of its own.
 pub(crate) fn base(function: &Function) -> Arc<Grants> {
+    Arc::new(own(function))
+}
+
+/// What a function has been given when it was built.
+pub(crate) fn own(function: &Function) -> Grants {
     let mut grants = Grants::new().args([&function.name]).args(&function.args);
     for (name, value) in &function.env {
         grants = grants.env(name, value);
     }
-    Arc::new(grants)
+    grants
 }
 
 /// Opens nothing and allocates nothing that the request does not ask for.
@@ -37,28 +41,42 @@ pub(crate) fn state(
 ) -> Result<State, RunError> {
     let own = request.program.is_some() || !request.args.is_empty() || !request.env.is_empty() || !request.dirs.is_empty();
     let grants = if own { Arc::new(grants(function, request)?) } else { Arc::clone(base) };
-    Ok(state_of(Context::new(grants), request, cancellation))
+    let mut wasi = Context::new(grants);
+    let Streams { stdin, stdout, stderr, .. } = streams(request);
+    wasi.set_stdin(stdin);
+    wasi.set_stdout(stdout);
+    wasi.set_stderr(stderr);
+    set_interrupt(&mut wasi, None, cancellation);
+    Ok(State { wasi, memory: None, stack: None })
 }
 
-/// Gives a context the request's streams.
-pub(crate) fn state_of(mut wasi: Context, request: &Request, cancellation: Option<&Cancellation>) -> State {
-    match &request.stdin {
-        Input::Empty => {}
-        Input::Bytes(bytes) => wasi.set_stdin(preheat_wasi::Input::Bytes(bytes.clone())),
-        Input::Inherit => wasi.set_stdin(preheat_wasi::Input::inherit()),
+/// The streams of a request.
+pub(crate) fn streams(request: &Request) -> Streams {
+    let stdin = match &request.stdin {
+        Input::Empty => preheat_wasi::Input::Empty,
+        Input::Bytes(bytes) => preheat_wasi::Input::Bytes(bytes.clone()),
+        Input::Inherit => preheat_wasi::Input::inherit(),
+    };
+    let stdout = output(&request.stdout, preheat_wasi::Output::inherit_stdout);
+    let stderr = output(&request.stderr, preheat_wasi::Output::inherit_stderr);
+    Streams { stdin, stdout, stderr, ..Streams::default() }
+}
+
+fn output(output: &Output, inherited: fn() -> preheat_wasi::Output) -> preheat_wasi::Output {
+    match output {
+        Output::Discard => preheat_wasi::Output::Discard,
+        Output::Inherit => inherited(),
+        Output::Buffer(buffer) => preheat_wasi::Output::Buffer(OutputBuffer::over(Arc::clone(buffer.shared()), buffer.max())),
     }
-    if let Some(output) = output(&request.stdout, preheat_wasi::Output::inherit_stdout) {
-        wasi.set_stdout(output);
-    }
-    if let Some(output) = output(&request.stderr, preheat_wasi::Output::inherit_stderr) {
-        wasi.set_stderr(output);
-    }
-    set_interrupt(&mut wasi, None, cancellation);
-    State { wasi, memory: None, stack: None }
 }
 
 /// Sets what ends the guest's waits.
 pub(crate) fn set_interrupt(wasi: &mut Context, deadline: Option<Instant>, cancellation: Option<&Cancellation>) {
+    wasi.set_interrupt(interrupt(deadline, cancellation));
+}
+
+/// What ends the guest's waits.
+pub(crate) fn interrupt(deadline: Option<Instant>, cancellation: Option<&Cancellation>) -> Interrupt {
     let mut interrupt = Interrupt::never();
     if let Some(deadline) = deadline {
         interrupt = interrupt.at(deadline);
@@ -66,37 +84,23 @@ pub(crate) fn set_interrupt(wasi: &mut Context, deadline: Option<Instant>, cance
     if let Some(cancellation) = cancellation {
         interrupt = interrupt.when(cancellation.flag());
     }
-    wasi.set_interrupt(interrupt);
-}
-
-fn output(output: &Output, inherited: fn() -> preheat_wasi::Output) -> Option<preheat_wasi::Output> {
-    match output {
-        Output::Discard => None,
-        Output::Inherit => Some(inherited()),
-        Output::Buffer(buffer) => Some(preheat_wasi::Output::Buffer(OutputBuffer::over(Arc::clone(buffer.shared()), buffer.max()))),
-    }
+    interrupt
 }
 
 fn grants(function: &Function, request: &Request) -> Result<Grants, RunError> {
-    grant(function, request.program.as_ref().unwrap_or(&function.name), &request.args, &request.env, &request.dirs)
-}
-
-/// What a function has been given, and what a caller adds.
-pub(crate) fn grant(
-    function: &Function,
-    program: &str,
-    args: &[String],
-    env: &BTreeMap<String, String>,
-    dirs: &[Directory],
-) -> Result<Grants, RunError> {
-    let mut grants = Grants::new().args([program]).args(&function.args).args(args);
-    for (name, value) in function.env.iter().filter(|(name, _)| !env.contains_key(*name)).chain(env) {
+    let program = request.program.as_ref().unwrap_or(&function.name);
+    let mut grants = Grants::new().args([program]).args(&function.args).args(&request.args);
+    for (name, value) in function.env.iter().filter(|(name, _)| !request.env.contains_key(*name)).chain(&request.env) {
         grants = grants.env(name, value);
     }
-    for dir in dirs {
-        let opened = Preopen::open(&dir.host, &dir.guest, dir.writable);
-        let failed = |error: std::io::Error| RunError::Directory { path: dir.host.display().to_string(), why: error.into() };
-        grants = grants.preopen(opened.map_err(failed)?);
+    for dir in &request.dirs {
+        grants = grants.preopen(preopen(dir)?);
     }
     Ok(grants)
+}
+
+/// Opens a directory for the guest.
+pub(crate) fn preopen(dir: &Directory) -> Result<Preopen, RunError> {
+    let opened = Preopen::open(&dir.host, &dir.guest, dir.writable);
+    opened.map_err(|error| RunError::Directory { path: dir.host.display().to_string(), why: error.into() })
 }

@@ -1,17 +1,15 @@
 //! Running a program up to the point at which it is frozen.
 
-use crate::context::{State, grant};
+use crate::context::{State, own, preopen};
 use crate::engine::{ENGINE, NativeEngine};
 use crate::error::{cause, of_load};
 use crate::link::{self, Mark};
 use crate::loaded::{begin, limits};
 use preheat_call::{Directory, RunError};
-use preheat_image::FormatError;
 use preheat_image::frozen::FreezePoint;
-use preheat_image::heap::HeapBuilder;
 use preheat_image::manifest::Function;
 use preheat_loader::TrustedCode;
-use preheat_native::{CapturedStack, CapturedState, Error, Instance, Module, Store};
+use preheat_native::{CapturedStack, Error, Instance, Module, Store};
 use preheat_wasi::{Context, FreezeRefusal, Grants, OutputStream, Record, Recording, Stop};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,9 +106,6 @@ pub enum FreezeError {
     /// Something else of its state can't be kept.
     #[error("it can't be frozen: {0}")]
     State(preheat_native::Error),
-    /// Its state can't be written down.
-    #[error("it can't be frozen: {0}")]
-    Format(#[from] FormatError),
     /// Freezing it is not allowed.
     #[error("{0}")]
     Refused(String),
@@ -131,7 +126,7 @@ impl NativeEngine {
         let pre = link::link_to_freeze(&module, self.inner.linker().map_err(failed)?, mark).map_err(failed)?;
 
         let recording = Recording::new(options.seed, REALTIME).max_output(options.limits.output);
-        let mut wasi = Context::recorded(Arc::new(grants(function, options)?), recording.clone());
+        let mut wasi = Context::with_host(Arc::new(grants(function, options)?), Box::new(recording.clone()));
         wasi.set_freeze(*options.point == FreezePoint::Stdin);
         let state = State { wasi, memory: None, stack: None };
         let mut store = Store::new(&self.inner.engine, state).map_err(failed)?;
@@ -141,19 +136,22 @@ impl NativeEngine {
         run_to_the_point(&mut store, instance, options, &recording)?;
 
         let stack = store.data_mut().stack.take();
-        let captured = instance.capture(&mut store).map_err(FreezeError::State)?;
         let host = store.data().wasi.host_state()?;
-        let heap = encode(&store, &captured, stack.as_ref(), &host.encode(), &module)?;
-        let frames = stack.as_ref().map_or(0, |stack| stack.frames.len());
-        let mut sites: Vec<_> = stack.iter().flat_map(|stack| &stack.frames).map(|frame| (frame.function, frame.site)).collect();
+        let captured = instance.capture(&store).map_err(FreezeError::State)?;
+        let heap = captured.to_snapshot(&[], stack.as_ref(), &host.encode()).map_err(FreezeError::State)?;
+        let frames = stack.as_ref().map_or(&[][..], CapturedStack::frames);
+        let mut sites: Vec<_> = frames.iter().map(|frame| (frame.function, frame.site)).collect();
         sites.sort_unstable();
         sites.dedup();
-        Ok(Frost { sites, frames, heap, record: recording.record(), wrote_output: !host.output().is_empty() })
+        Ok(Frost { sites, frames: frames.len(), heap, record: recording.record(), wrote_output: !host.output().is_empty() })
     }
 }
 
 fn grants(function: &Function, options: &FreezeOptions<'_>) -> Result<Grants, RunError> {
-    let mut grants = grant(function, &function.name, &[], &BTreeMap::new(), options.dirs)?;
+    let mut grants = own(function);
+    for dir in options.dirs {
+        grants = grants.preopen(preopen(dir)?);
+    }
     for name in &options.late_env {
         grants = grants.late_env(*name);
     }
@@ -204,18 +202,4 @@ fn ended(code: i32, options: &FreezeOptions<'_>, recording: &Recording) -> Freez
     let errors = String::from_utf8_lossy(&errors);
     let said = errors.lines().rev().find(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!("; it said: {line}"));
     FreezeError::Ended { code, point: options.point.clone(), said }
-}
-
-fn encode(
-    store: &Store<State>,
-    captured: &CapturedState,
-    stack: Option<&CapturedStack>,
-    host: &[u8],
-    module: &Module,
-) -> Result<Vec<u8>, FreezeError> {
-    let mut builder = captured.builder(store, HeapBuilder::new());
-    for frame in stack.iter().flat_map(|stack| &stack.frames) {
-        builder = builder.frame(frame.function, frame.site, &frame.values);
-    }
-    Ok(builder.host(host).encode(module.source())?)
 }

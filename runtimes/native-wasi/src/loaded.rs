@@ -47,7 +47,7 @@ impl Loaded {
         };
         let pre = pre.map_err(link_failed)?;
         let sleeper = match (frozen, files) {
-            (Some(frozen), Some(files)) => Some(Arc::new(Sleeper::new(engine, &module, files, function, frozen)?)),
+            (Some(_), Some(files)) => Some(Arc::new(Sleeper::new(&module, files)?)),
             (Some(_), None) => return Err(RunError::Usage("the function is frozen, and was given without its heap".into())),
             (None, _) => None,
         };
@@ -76,7 +76,7 @@ impl Loaded {
     fn run_in(&self, store: &mut Store<State>, timeout: Option<Duration>, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
         begin(store, timeout, cancellation);
         let called = match &self.sleeper {
-            Some(sleeper) => self.pre.wake(store, &sleeper.frozen).and_then(|instance| instance.resume(store, &sleeper.frozen)),
+            Some(sleeper) => self.pre.wake(store, &sleeper.frozen).and_then(|instance| instance.resume(store).map(|_| ())),
             None => self.pre.instantiate(store).and_then(|instance| {
                 let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
                 start.call(store, ())
@@ -100,7 +100,7 @@ impl Loaded {
         let mut store = self.store(&request, None)?;
         match self.run_in(&mut store, Some(time), None) {
             Err(error @ (RunError::Link(_) | RunError::Wake(_) | RunError::Instantiate(_))) => Err(error),
-            _ => Ok(store.data().wasi.drawn_before_output()),
+            _ => Ok(store.data().wasi.counters().random_bytes_before_output),
         }
     }
 
