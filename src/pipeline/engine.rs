@@ -1,6 +1,8 @@
 //! The engines for which images are built, and which one an image is for.
 
 use super::Optimize;
+use preheat_compiler::Site;
+use preheat_image::abi::NONE;
 use preheat_image::{CpuLevel, Digest, KeyFields, media};
 use preheat_wasmtime::compile as wasmtime;
 use std::fmt;
@@ -149,6 +151,37 @@ impl Compiler {
             Self::Wasmtime(compiler) => compiler.compile(wasm, is_component).map_err(|error| CompileError::Other(error.to_string())),
         }
     }
+}
+
+impl Compiler {
+    /// Everything that can change the resume object with which a program wakes that runs on the code object `base` and was frozen at `sites`.
+    /// Only the native engine has them.
+    pub(super) fn resume_fields(&self, source: &Digest, base: &Digest, sites: &[(u32, Option<u32>)]) -> KeyFields {
+        match self {
+            Self::Native(compiler) => compiler.resume_key_fields(source, base, &of_sites(sites)),
+            Self::Wasmtime(compiler) => compiler.key_fields(source),
+        }
+    }
+
+    /// Makes the resume object of this key. `base` are the bytes of the code object.
+    pub(super) fn resume(
+        &self,
+        wasm: &[u8],
+        base: &[u8],
+        sites: &[(u32, Option<u32>)],
+        key: Digest,
+    ) -> Result<Vec<u8>, CompileError> {
+        match self {
+            Self::Native(compiler) => {
+                compiler.resume(wasm, base, &of_sites(sites), key).map_err(|error| CompileError::Other(error.to_string()))
+            }
+            Self::Wasmtime(_) => Err(CompileError::Unsupported("only the native engine wakes frozen programs".into())),
+        }
+    }
+}
+
+fn of_sites(sites: &[(u32, Option<u32>)]) -> Vec<Site> {
+    sites.iter().map(|(function, offset)| Site { function: *function, offset: offset.unwrap_or(NONE) }).collect()
 }
 
 #[cfg(test)]
