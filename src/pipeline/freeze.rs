@@ -12,7 +12,7 @@ use preheat_image::key::field;
 use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
 use preheat_image::statement::Kind;
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Statement, media};
-use preheat_loader::{LoadOptions, StoreError, TrustedImage};
+use preheat_loader::{LoadOptions, TrustedImage};
 use preheat_native_wasi::{EngineOptions, FreezeError, FreezeLimits, FreezeOptions, Frost, NativeEngine};
 use preheat_wasmtime::TARGET;
 use serde::Serialize;
@@ -404,7 +404,8 @@ impl Builder {
         let engine = NativeEngine::new(EngineOptions::default()).map_err(|error| failed(error.into()))?;
         let function = image.manifest().function.clone().ok_or_else(|| BuildError::Usage("the image is of no function".into()))?;
         let loaded = engine.load_image(&image, code, &function).map_err(|error| failed(error.into()))?;
-        let again = loaded.random_before_output(&freeze.dirs, &freeze.trial_input, freeze.limits.time).map_err(failed)?;
+        let again = loaded.random_before_output(&freeze.dirs, &freeze.trial_input, freeze.limits.time);
+        let again = again.map_err(|error| failed(error.into()))?;
         if again > 0 {
             return Ok(());
         }
