@@ -33,14 +33,11 @@ pub mod field {
     pub const OPTIONS_DIGEST: &str = "options-digest";
     /// Digest of the profile that steered the compiler.
     pub const PROFILE: &str = "profile";
-    /// Of a resume object: digest of the code object whose program wakes through it.
+    /// Of a resume object: digest of the code object to which it belongs.
     pub const BASE: &str = "base";
-    /// Of a resume object: the calls at which the program was frozen, a JSON array of pairs of function and offset.
+    /// Of a resume object: where the program is frozen, `FUNCTION:OFFSET` (`FUNCTION:import` for an imported function), ascending, joined by
+    /// blanks.
     pub const SITES: &str = "sites";
-    /// Of a frozen image: how it was frozen, a JSON object.
-    pub const FREEZE: &str = "freeze";
-    /// Of a frozen image: what it read before it was frozen, a JSON object from path to digest.
-    pub const FILES: &str = "files";
     /// How the function is called: a JSON array of its kind and its name.
     pub const FUNCTION: &str = "function";
     /// Arguments that are part of the image, a JSON array.
