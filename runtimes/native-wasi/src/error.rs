@@ -33,7 +33,7 @@ pub(crate) fn ended(error: Error, timeout: Option<Duration>) -> Result<i32, RunE
     match error.downcast_host::<Stop>() {
         Some(Stop::Exit(code)) => return Ok(i32::try_from(*code).unwrap_or(i32::MAX)),
         Some(Stop::Interrupted) => return Err(interrupted()),
-        Some(Stop::Trap(_)) | None => {}
+        Some(Stop::Trap(_) | Stop::Freeze) | None => {}
     }
     Err(match error {
         Error::Trap(trapped) if trapped.code == TrapCode::Interrupt => interrupted(),

@@ -2,14 +2,16 @@
 
 use crate::abi::types::{Errno, Filetype};
 use crate::grants::Grants;
+use crate::late::LateFile;
 use cap_std::fs::Dir;
 use std::fs::File;
+use std::io;
 
 /// Most descriptors that a guest may have at a time: they are the process's own, and other guests need some too.
-const MAX_DESCRIPTORS: usize = 4096;
+pub(crate) const MAX_DESCRIPTORS: usize = 4096;
 
 /// Longest path of an [`Origin`] in bytes; a guest that opens deeper and deeper must not fill the host's memory.
-const MAX_ORIGIN: usize = 4096;
+pub(crate) const MAX_ORIGIN: usize = 4096;
 
 /// From where something was opened, enough to find it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +47,20 @@ pub struct Access {
 /// An open directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    pub(crate) dir: Dir,
+    pub(crate) place: Place,
     /// Whether anything below may be changed.
     pub(crate) writable: bool,
     pub(crate) access: Access,
     pub(crate) origin: Option<Origin>,
+}
+
+/// Where a directory is.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// On the host.
+    Host(Dir),
+    /// Nowhere: the wake directory, whose files are made up here.
+    Wake,
 }
 
 impl Directory {
@@ -61,7 +72,7 @@ impl Directory {
 /// An open file. The position is ours: the system's is not used, so that handles may be shared and positions be restored.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
-    pub(crate) file: File,
+    pub(crate) contents: Contents,
     pub(crate) filetype: Filetype,
     pub(crate) writable: bool,
     pub(crate) access: Access,
@@ -69,7 +80,38 @@ pub(crate) struct OpenFile {
     /// Reported, and otherwise without meaning: files never wait for somebody else.
     pub(crate) nonblock: bool,
     pub(crate) position: u64,
+    /// Whether the guest has seen bytes of it.
+    pub(crate) read: bool,
     pub(crate) origin: Option<Origin>,
+}
+
+/// What is in a file.
+#[derive(Debug)]
+pub(crate) enum Contents {
+    /// What the host's has.
+    Host(File),
+    /// What the wake directory's has. Nobody can write to it.
+    Late(LateFile),
+}
+
+impl OpenFile {
+    /// The host's file, if it is one.
+    pub(crate) fn host(&self) -> Option<&File> {
+        if let Contents::Host(file) = &self.contents { Some(file) } else { None }
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn len(&self, grants: &Grants) -> io::Result<u64> {
+        match &self.contents {
+            Contents::Host(file) => Ok(file.metadata()?.len()),
+            Contents::Late(file) => Ok(file.len(grants)),
+        }
+    }
+
+    /// Whether there is nothing to read at its position.
+    pub(crate) fn is_over(&self, grants: &Grants) -> io::Result<bool> {
+        Ok(!matches!(self.contents, Contents::Late(LateFile::Random)) && self.len(grants)? <= self.position)
+    }
 }
 
 #[derive(Debug)]
@@ -205,6 +247,17 @@ impl Descriptors {
             Some(Some(Slot::File(file))) => Ok(file),
             _ => Err(Errno::Badf),
         }
+    }
+
+    /// The whole table, with what is closed; none if it is as it was at the beginning.
+    pub(crate) fn slots(&self) -> Option<&[Option<Slot>]> {
+        self.slots.as_deref()
+    }
+
+    /// A table that is not as at the beginning.
+    pub(crate) fn from_slots(slots: Vec<Option<Slot>>) -> Self {
+        let free = slots.iter().filter(|slot| slot.is_none()).count();
+        Self { slots: Some(slots), free }
     }
 
     /// Whether there is room for one more.

@@ -14,6 +14,11 @@ pub enum Stop {
     /// The embedder's [`Interrupt`](crate::Interrupt) ended a wait.
     #[error("interrupted while it waited")]
     Interrupted,
+    /// It wants standard input that is not there, and [`Context::set_freeze`](crate::Context::set_freeze) asked to be told. Nothing was done yet:
+    /// the same call with the same arguments goes on from here, in this context or in one that was made from its
+    /// [`HostState`](crate::HostState).
+    #[error("waits for standard input: here it can be frozen")]
+    Freeze,
     /// It called in a way that the interface does not allow, for example with a pointer outside of its memory.
     #[error("{0}")]
     Trap(String),

@@ -1,6 +1,7 @@
 //! Everything that a guest learns from outside passes here, so that it can be recorded, or answered by something else.
 
 use crate::descriptor::Origin;
+use crate::recording::Recording;
 use std::io;
 use std::time::{Instant, SystemTime};
 
@@ -27,6 +28,11 @@ pub trait Host: Send {
     /// The guest is about to see this. By default nobody is interested.
     fn observe(&mut self, observation: Observation<'_>) {
         let _ = observation;
+    }
+
+    /// The recording that this is, if it is one: then the context tells it more, and time passes as it says.
+    fn recording(&self) -> Option<Recording> {
+        None
     }
 }
 

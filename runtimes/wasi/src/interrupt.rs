@@ -54,6 +54,11 @@ impl Interrupt {
         if round % ROUNDS == ROUNDS - 1 && self.is_armed() && self.is_due(Instant::now()) { Err(Stop::Interrupted.into()) } else { Ok(()) }
     }
 
+    /// Between the pieces of long work.
+    pub(crate) fn check_now(&self) -> Result<(), Failure> {
+        if self.is_armed() && self.is_due(Instant::now()) { Err(Stop::Interrupted.into()) } else { Ok(()) }
+    }
+
     /// Waits until one of `fds` is ready or `timeout` is over; none means forever. Sets the returned events in `fds`.
     pub(crate) fn wait(&self, fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), Failure> {
         let start = Instant::now();

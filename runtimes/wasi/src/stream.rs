@@ -67,6 +67,11 @@ impl Input {
         }
     }
 
+    /// Whether there is something to read, without asking the system.
+    pub(crate) fn has_bytes(&self) -> bool {
+        matches!(self, Self::Bytes(bytes) if !bytes.is_empty())
+    }
+
     pub(crate) fn pollable(&self) -> Option<BorrowedFd<'_>> {
         if let Self::Open(stream) = self { Some(stream.fd.as_fd()) } else { None }
     }

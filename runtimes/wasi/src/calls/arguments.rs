@@ -4,9 +4,9 @@ use super::{Result, write_bytes};
 use wiggle::{GuestMemory, GuestPtr};
 
 /// The number of strings and the size of all with their NULs, from their lengths.
-pub(super) fn sizes(lens: impl ExactSizeIterator<Item = usize>) -> Result<(u32, u32)> {
-    let count = u32::try_from(lens.len())?;
-    Ok((count, u32::try_from(lens.map(|len| len + 1).sum::<usize>())?))
+pub(super) fn sizes(lens: impl Iterator<Item = usize>) -> Result<(u32, u32)> {
+    let (count, size) = lens.fold((0_usize, 0_usize), |(count, size), len| (count + 1, size + len + 1));
+    Ok((u32::try_from(count)?, u32::try_from(size)?))
 }
 
 /// Writes the strings, each from its parts, one behind the other to `buffer`, and pointers to them to `list`.

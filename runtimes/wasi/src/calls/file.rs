@@ -3,9 +3,13 @@
 use super::{Result, bytes, bytes_mut, write_bytes};
 use crate::abi::types::{self, Errno};
 use crate::context::Context;
-use crate::descriptor::{Kind, OpenFile};
+use crate::descriptor::{Contents, Kind, OpenFile};
+use crate::error::Stop;
 use crate::host::Observation;
+use crate::host_state::OutputStream;
+use crate::late::LateFile;
 use rustix::io::{Errno as Os, ReadWriteFlags};
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
@@ -36,6 +40,7 @@ pub(super) fn first_buffer(context: &mut Context, memory: &GuestMemory<'_>, iovs
 
 pub(super) fn read(context: &mut Context, memory: &mut GuestMemory<'_>, fd: u32, buffer: GuestPtr<[u8]>) -> Result<u32> {
     match context.descriptors.kind(&context.grants, fd)? {
+        Kind::Stdin if context.freezes_at_stdin() => Err(Stop::Freeze.into()),
         Kind::Stdin => {
             context.host.observe(Observation::Stdin);
             read_into(memory, buffer, |bytes| context.stdin.read(bytes, &context.interrupt))
@@ -43,14 +48,52 @@ pub(super) fn read(context: &mut Context, memory: &mut GuestMemory<'_>, fd: u32,
         Kind::File => {
             let buffer = bytes_mut(memory, buffer)?;
             let file = context.descriptors.file_mut(fd)?;
-            let contents = Observation::Contents { file: file.origin.as_ref(), offset: file.position, len: buffer.len() };
+            let position = file.position;
+            let contents = Observation::Contents { file: file.origin.as_ref(), offset: position, len: buffer.len() };
             context.host.observe(contents);
-            let len = file.file.read_at(buffer, file.position)?;
+            let len = match file.contents {
+                Contents::Host(ref host) => host.read_at(buffer, position)?,
+                Contents::Late(late) => read_late(context, late, buffer, position)?,
+            };
+            let file = context.descriptors.file_mut(fd)?;
             file.position = file.position.checked_add(u64::try_from(len)?).ok_or(Errno::Overflow)?;
+            has_read(context, fd)?;
             Ok(u32::try_from(len)?)
         }
         Kind::Stdout | Kind::Stderr | Kind::Directory => Err(Errno::Badf.into()),
     }
+}
+
+/// Reads a file of the wake directory.
+fn read_late(context: &mut Context, file: LateFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    match file {
+        LateFile::Env => {
+            let rest = context.grants.late_contents.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+            let len = buffer.len().min(rest.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+            context.counters.late_env_reads = context.counters.late_env_reads.saturating_add(1);
+            if let Some(recording) = &context.recording {
+                recording.read_late_env();
+            }
+            Ok(len)
+        }
+        LateFile::Random => {
+            let len = buffer.len().min(MAX_READ);
+            context.counters.draw(context.host.as_mut(), &mut buffer[..len])?;
+            Ok(len)
+        }
+    }
+}
+
+/// The guest has read from a file.
+fn has_read(context: &mut Context, fd: u32) -> Result<()> {
+    let file = context.descriptors.file_mut(fd)?;
+    if !std::mem::replace(&mut file.read, true)
+        && let (Contents::Host(host), Some(recording)) = (&file.contents, &context.recording)
+    {
+        recording.read_file(fd, (file.origin.as_ref(), file.filetype), host, &context.interrupt)?;
+    }
+    Ok(())
 }
 
 /// Reads into the guest's buffer at most [`MAX_READ`] bytes. Where the buffer ends outside of the memory, only bytes that there are trap.
@@ -68,16 +111,22 @@ fn read_into(memory: &mut GuestMemory<'_>, buffer: GuestPtr<[u8]>, read: impl Fn
 pub(super) fn pread(context: &mut Context, memory: &mut GuestMemory<'_>, fd: u32, buffer: GuestPtr<[u8]>, offset: u64) -> Result<u32> {
     match context.descriptors.kind(&context.grants, fd)? {
         Kind::File => {
-            let file = context.descriptors.file(fd)?;
-            read_into(memory, buffer, |bytes| {
+            let len = read_into(memory, buffer, |bytes| {
+                let file = context.descriptors.file(fd)?;
                 context.host.observe(Observation::Contents { file: file.origin.as_ref(), offset, len: bytes.len() });
+                let host = match file.contents {
+                    Contents::Host(ref host) => host,
+                    Contents::Late(late) => return read_late(context, late, bytes, offset),
+                };
                 loop {
-                    match file.file.read_at(bytes, offset) {
+                    match host.read_at(bytes, offset) {
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         result => return Ok(result?),
                     }
                 }
-            })
+            })?;
+            has_read(context, fd)?;
+            Ok(len)
         }
         Kind::Stdin => Err(Errno::Spipe.into()),
         Kind::Stdout | Kind::Stderr | Kind::Directory => Err(Errno::Badf.into()),
@@ -91,21 +140,31 @@ pub(super) fn write(context: &mut Context, memory: &GuestMemory<'_>, fd: u32, bu
         Kind::File => {
             let bytes = bytes(memory, buffer)?;
             let file = context.descriptors.file_mut(fd)?;
-            let len = if file.append { append(file, bytes)? } else { file.file.write_at(bytes, offset.unwrap_or(file.position))? };
+            // The files of the wake directory are never open for writing.
+            let host = file.host().ok_or(Errno::Badf)?;
+            let len = if file.append { append(host, bytes)? } else { host.write_at(bytes, offset.unwrap_or(file.position))? };
             if offset.is_none() {
                 file.position = if file.append {
-                    file.file.metadata()?.len()
+                    host.metadata()?.len()
                 } else {
                     file.position.checked_add(u64::try_from(len)?).ok_or(Errno::Overflow)?
                 };
+            }
+            if len > 0 {
+                context.changed_open(fd);
             }
             Ok(u32::try_from(len)?)
         }
         Kind::Stdout | Kind::Stderr if offset.is_some() => Err(Errno::Spipe.into()),
         Kind::Stdout | Kind::Stderr => {
             let bytes = bytes(memory, buffer)?;
-            let output = if kind == Kind::Stdout { &mut context.stdout } else { &mut context.stderr };
+            let (output, stream) = if kind == Kind::Stdout {
+                (&mut context.stdout, OutputStream::Stdout)
+            } else {
+                (&mut context.stderr, OutputStream::Stderr)
+            };
             output.write_all(bytes, &context.interrupt)?;
+            context.written(stream, bytes);
             Ok(buffer.len())
         }
         Kind::Stdin | Kind::Directory => Err(Errno::Badf.into()),
@@ -113,10 +172,10 @@ pub(super) fn write(context: &mut Context, memory: &GuestMemory<'_>, fd: u32, bu
 }
 
 /// Appends. The file is not open for appending, as the guest may change its mind.
-fn append(file: &OpenFile, bytes: &[u8]) -> io::Result<usize> {
-    match rustix::io::pwritev2(&file.file, &[IoSlice::new(bytes)], 0, ReadWriteFlags::APPEND) {
+fn append(file: &File, bytes: &[u8]) -> io::Result<usize> {
+    match rustix::io::pwritev2(file, &[IoSlice::new(bytes)], 0, ReadWriteFlags::APPEND) {
         // A file system that can't. Nobody else in the guest writes in between.
-        Err(Os::NOSYS | Os::OPNOTSUPP) => file.file.write_at(bytes, file.file.metadata()?.len()),
+        Err(Os::NOSYS | Os::OPNOTSUPP) => file.write_at(bytes, file.metadata()?.len()),
         result => Ok(result?),
     }
 }
@@ -131,12 +190,13 @@ pub(super) fn seekable(context: &mut Context, fd: u32) -> Result<&mut OpenFile> 
 }
 
 pub(super) fn seek(context: &mut Context, fd: u32, offset: i64, whence: types::Whence) -> Result<u64> {
-    let file = seekable(context, fd)?;
+    let position = seekable(context, fd)?.position;
     let position = match whence {
         types::Whence::Set => u64::try_from(offset).ok(),
-        types::Whence::Cur => file.position.checked_add_signed(offset),
-        types::Whence::End => file.file.metadata()?.len().checked_add_signed(offset),
+        types::Whence::Cur => position.checked_add_signed(offset),
+        types::Whence::End => context.descriptors.file(fd)?.len(&context.grants)?.checked_add_signed(offset),
     };
+    let file = context.descriptors.file_mut(fd)?;
     file.position = position.ok_or(Errno::Inval)?;
     Ok(file.position)
 }
@@ -150,5 +210,6 @@ pub(super) fn advise(file: &OpenFile, offset: u64, len: u64, advice: types::Advi
         types::Advice::Dontneed => rustix::fs::Advice::DontNeed,
         types::Advice::Noreuse => rustix::fs::Advice::NoReuse,
     };
-    Ok(rustix::fs::fadvise(&file.file, offset, NonZeroU64::new(len), advice)?)
+    let Some(host) = file.host() else { return Ok(()) };
+    Ok(rustix::fs::fadvise(host, offset, NonZeroU64::new(len), advice)?)
 }

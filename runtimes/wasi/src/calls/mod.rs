@@ -10,9 +10,10 @@ mod stat;
 use crate::abi::types::{self, Errno};
 use crate::abi::wasi_snapshot_preview1::WasiSnapshotPreview1;
 use crate::context::Context;
-use crate::descriptor::Kind;
+use crate::descriptor::{Kind, Place};
 use crate::error::{Failure, Stop};
 use crate::host::Observation;
+use std::fs::File;
 use wiggle::{GuestMemory, GuestPtr};
 
 /// Lowest exit status that means something else: that of a shell which can't run a command or saw a signal.
@@ -71,12 +72,14 @@ impl WasiSnapshotPreview1 for Context {
 
     fn environ_get(&mut self, memory: &mut GuestMemory<'_>, environ: GuestPtr<GuestPtr<u8>>, buffer: GuestPtr<u8>) -> Result<()> {
         self.host.observe(Observation::Environment);
-        arguments::write(memory, environ, buffer, self.grants.env.iter().map(|(name, value)| [name, "=", value.as_str()]))
+        self.environment_read = true;
+        arguments::write(memory, environ, buffer, self.grants.environment().map(|(name, value)| [name, "=", value.as_str()]))
     }
 
     fn environ_sizes_get(&mut self, _: &mut GuestMemory<'_>) -> Result<(types::Size, types::Size)> {
         self.host.observe(Observation::Environment);
-        arguments::sizes(self.grants.env.iter().map(|(name, value)| name.len() + 1 + value.len()))
+        self.environment_read = true;
+        arguments::sizes(self.grants.environment().map(|(name, value)| name.len() + 1 + value.len()))
     }
 
     fn clock_res_get(&mut self, _: &mut GuestMemory<'_>, id: types::Clockid) -> Result<types::Timestamp> {
@@ -117,7 +120,7 @@ impl WasiSnapshotPreview1 for Context {
     }
 
     fn fd_datasync(&mut self, _: &mut GuestMemory<'_>, fd: types::Fd) -> Result<()> {
-        Ok(self.descriptors.file(fd.into())?.file.sync_data()?)
+        Ok(self.descriptors.file(fd.into())?.host().map_or(Ok(()), File::sync_data)?)
     }
 
     fn fd_fdstat_get(&mut self, _: &mut GuestMemory<'_>, fd: types::Fd) -> Result<types::Fdstat> {
@@ -148,10 +151,10 @@ impl WasiSnapshotPreview1 for Context {
 
     fn fd_filestat_set_size(&mut self, _: &mut GuestMemory<'_>, fd: types::Fd, size: types::Filesize) -> Result<()> {
         let file = self.descriptors.file(fd.into())?;
-        if !file.writable {
-            return Err(Errno::Perm.into());
-        }
-        Ok(file.file.set_len(size)?)
+        let host = file.host().filter(|_| file.writable).ok_or(Errno::Perm)?;
+        host.set_len(size)?;
+        self.changed_open(fd.into());
+        Ok(())
     }
 
     fn fd_filestat_set_times(
@@ -163,7 +166,9 @@ impl WasiSnapshotPreview1 for Context {
         flags: types::Fstflags,
     ) -> Result<()> {
         let times = stat::times(self.host.as_mut(), atim, mtim, flags)?;
-        stat::set_times_of_descriptor(self, fd.into(), &times)
+        stat::set_times_of_descriptor(self, fd.into(), &times)?;
+        self.changed_open(fd.into());
+        Ok(())
     }
 
     fn fd_pread(
@@ -221,7 +226,13 @@ impl WasiSnapshotPreview1 for Context {
     ) -> Result<types::Size> {
         let directory = self.descriptors.directory(&self.grants, fd.into())?;
         self.host.observe(Observation::Names(directory.origin.as_ref()));
-        readdir::readdir(&directory.dir, memory, buffer, len, cookie)
+        match &directory.place {
+            Place::Host(dir) => {
+                let how = readdir::How { sorted: self.sorted_names, recording: self.recording.as_ref() };
+                readdir::readdir(dir, how, memory, buffer, len, cookie)
+            }
+            Place::Wake => readdir::wake_directory(memory, buffer, len, cookie),
+        }
     }
 
     fn fd_renumber(&mut self, _: &mut GuestMemory<'_>, from: types::Fd, to: types::Fd) -> Result<()> {
@@ -239,7 +250,7 @@ impl WasiSnapshotPreview1 for Context {
     }
 
     fn fd_sync(&mut self, _: &mut GuestMemory<'_>, fd: types::Fd) -> Result<()> {
-        Ok(self.descriptors.file(fd.into())?.file.sync_all()?)
+        Ok(self.descriptors.file(fd.into())?.host().map_or(Ok(()), File::sync_all)?)
     }
 
     fn fd_tell(&mut self, _: &mut GuestMemory<'_>, fd: types::Fd) -> Result<types::Filesize> {
@@ -252,7 +263,8 @@ impl WasiSnapshotPreview1 for Context {
     }
 
     fn path_create_directory(&mut self, memory: &mut GuestMemory<'_>, fd: types::Fd, path: GuestPtr<str>) -> Result<()> {
-        path::create_directory(self, memory, fd.into(), path)
+        path::create_directory(self, memory, fd.into(), path)?;
+        self.changed_at(memory, fd, path)
     }
 
     fn path_filestat_get(
@@ -276,7 +288,8 @@ impl WasiSnapshotPreview1 for Context {
         flags: types::Fstflags,
     ) -> Result<()> {
         let times = stat::times(self.host.as_mut(), atim, mtim, flags)?;
-        path::set_times(self, memory, fd.into(), lookup, path, &times)
+        path::set_times(self, memory, fd.into(), lookup, path, &times)?;
+        self.changed_at(memory, fd, path)
     }
 
     fn path_link(
@@ -288,7 +301,8 @@ impl WasiSnapshotPreview1 for Context {
         new_fd: types::Fd,
         new: GuestPtr<str>,
     ) -> Result<()> {
-        path::link(self, memory, (old_fd.into(), old), flags, (new_fd.into(), new))
+        path::link(self, memory, (old_fd.into(), old), flags, (new_fd.into(), new))?;
+        self.changed_at(memory, new_fd, new)
     }
 
     fn path_open(
@@ -317,7 +331,8 @@ impl WasiSnapshotPreview1 for Context {
     }
 
     fn path_remove_directory(&mut self, memory: &mut GuestMemory<'_>, fd: types::Fd, path: GuestPtr<str>) -> Result<()> {
-        path::remove_directory(self, memory, fd.into(), path)
+        path::remove_directory(self, memory, fd.into(), path)?;
+        self.changed_at(memory, fd, path)
     }
 
     fn path_rename(
@@ -328,15 +343,18 @@ impl WasiSnapshotPreview1 for Context {
         new_fd: types::Fd,
         new: GuestPtr<str>,
     ) -> Result<()> {
-        path::rename(self, memory, (old_fd.into(), old), (new_fd.into(), new))
+        path::rename(self, memory, (old_fd.into(), old), (new_fd.into(), new))?;
+        self.changed_at(memory, old_fd, old)
     }
 
     fn path_symlink(&mut self, memory: &mut GuestMemory<'_>, old: GuestPtr<str>, fd: types::Fd, new: GuestPtr<str>) -> Result<()> {
-        path::symlink(self, memory, old, fd.into(), new)
+        path::symlink(self, memory, old, fd.into(), new)?;
+        self.changed_at(memory, fd, new)
     }
 
     fn path_unlink_file(&mut self, memory: &mut GuestMemory<'_>, fd: types::Fd, path: GuestPtr<str>) -> Result<()> {
-        path::unlink_file(self, memory, fd.into(), path)
+        path::unlink_file(self, memory, fd.into(), path)?;
+        self.changed_at(memory, fd, path)
     }
 
     fn poll_oneoff(
@@ -371,7 +389,7 @@ impl WasiSnapshotPreview1 for Context {
             return Err(Failure::trap(format!("{len} random bytes at a time, more than {MAX_RANDOM}")));
         }
         if len > 0 {
-            self.host.random(bytes_mut(memory, buffer.as_array(len))?)?;
+            self.counters.draw(self.host.as_mut(), bytes_mut(memory, buffer.as_array(len))?)?;
         }
         Ok(())
     }
@@ -400,6 +418,14 @@ impl WasiSnapshotPreview1 for Context {
 }
 
 impl Context {
+    /// The guest has changed what is at a path that is in its memory.
+    fn changed_at(&self, memory: &GuestMemory<'_>, fd: types::Fd, path: GuestPtr<str>) -> Result<()> {
+        if self.recording.is_some() {
+            self.changed(fd.into(), text(memory, path)?);
+        }
+        Ok(())
+    }
+
     /// No descriptor is a socket, as no guest is granted a network.
     fn not_a_socket(&self, fd: types::Fd) -> Failure {
         self.descriptors.kind(&self.grants, fd.into()).map_or_else(Failure::from, |_| Errno::Notsock.into())

@@ -3,9 +3,10 @@
 use super::{Result, stat, text, write_bytes};
 use crate::abi::types::{Errno, Fdflags, Filestat, Filetype, Lookupflags, Oflags, Rights};
 use crate::context::Context;
-use crate::descriptor::{Access, Directory, Kind, OpenFile, Slot};
+use crate::descriptor::{Access, Contents, Directory, Kind, OpenFile, Place, Slot};
 use crate::error::Failure;
 use crate::host::Observation;
+use crate::late::{self, Found};
 use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _};
 use cap_std::fs::{Dir, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use rustix::fs::{AtFlags, OFlags, Timestamps};
@@ -20,6 +21,12 @@ pub(super) struct How {
     pub(super) oflags: Oflags,
     pub(super) rights: Rights,
     pub(super) fdflags: Fdflags,
+}
+
+/// What a path led to.
+enum Opened {
+    Directory(Place),
+    File(Contents, Filetype),
 }
 
 /// A path in the guest's memory, which counts as handled.
@@ -40,7 +47,15 @@ fn look<'a>(context: &'a mut Context, memory: &'a GuestMemory<'_>, (fd, path): A
 /// The directory, below which the guest may change things, and the path.
 fn change<'a>(context: &'a mut Context, memory: &'a GuestMemory<'_>, at: At) -> Result<(&'a Dir, &'a str)> {
     let (directory, path) = look(context, memory, at)?;
-    if directory.writable { Ok((&directory.dir, path)) } else { Err(Errno::Perm.into()) }
+    Ok((writable(directory)?, path))
+}
+
+/// What the guest may change.
+fn writable(directory: &Directory) -> Result<&Dir> {
+    match &directory.place {
+        Place::Host(dir) if directory.writable => Ok(dir),
+        Place::Host(_) | Place::Wake => Err(Errno::Perm.into()),
+    }
 }
 
 /// Two directories, below both of which the guest may change things, and the paths.
@@ -51,11 +66,9 @@ fn change_both<'a>(context: &'a mut Context, memory: &'a GuestMemory<'_>, old: A
     let [from, to] = [context.descriptors.directory(&context.grants, old.0)?, context.descriptors.directory(&context.grants, new.0)?];
     for (directory, path) in [(from, old_path), (to, new_path)] {
         context.host.observe(Observation::Path { directory: directory.origin.as_ref(), path });
-        if !directory.writable {
-            return Err(Errno::Perm.into());
-        }
+        writable(directory)?;
     }
-    Ok([(&from.dir, old_path), (&to.dir, new_path)])
+    Ok([(writable(from)?, old_path), (writable(to)?, new_path)])
 }
 
 pub(super) fn create_directory(context: &mut Context, memory: &GuestMemory<'_>, fd: u32, path: GuestPtr<str>) -> Result<()> {
@@ -80,9 +93,14 @@ pub(super) fn filestat(
     lookup: Lookupflags,
     path: GuestPtr<str>,
 ) -> Result<Filestat> {
+    let recording = context.recording.clone();
     let (directory, path) = look(context, memory, (fd, path))?;
-    let dir = &directory.dir;
-    stat::filestat(&if lookup.contains(Lookupflags::SYMLINK_FOLLOW) { dir.metadata(path)? } else { dir.symlink_metadata(path)? })
+    let dir = match &directory.place {
+        Place::Host(dir) => dir,
+        Place::Wake => return Ok(late::find(path)?.filestat(&context.grants)),
+    };
+    let metadata = if lookup.contains(Lookupflags::SYMLINK_FOLLOW) { dir.metadata(path)? } else { dir.symlink_metadata(path)? };
+    stat::filestat(&metadata, recording.as_ref())
 }
 
 /// Where links are followed, opens only the place: what is there need not be readable, and a pipe does not wait for its other end.
@@ -143,7 +161,12 @@ pub(super) fn readlink(
     len: u32,
 ) -> Result<u32> {
     let (directory, path) = look(context, memory, (fd, path))?;
-    let contents = directory.dir.read_link(path)?;
+    let dir = match &directory.place {
+        Place::Host(dir) => dir,
+        // There are no links in it.
+        Place::Wake => return Err(late::find(path).err().unwrap_or(Errno::Inval).into()),
+    };
+    let contents = dir.read_link(path)?;
     let contents = contents.to_str().ok_or(Errno::Ilseq)?.as_bytes();
     let contents = &contents[..contents.len().min(usize::try_from(len)?)];
     write_bytes(memory, buffer, contents)?;
@@ -188,19 +211,37 @@ pub(super) fn open(context: &mut Context, memory: &GuestMemory<'_>, fd: u32, pat
     // Opening a pipe must not wait for its other end. Files take no notice.
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     context.host.observe(Observation::Path { directory: directory.origin.as_ref(), path });
-    let file = directory.dir.open_with(path, &options)?;
-    let filetype = stat::filetype(file.metadata()?.mode());
-    let (writable, origin) = (directory.writable, directory.origin_of(path));
-    let slot = if filetype == Filetype::Directory {
-        let dir = Dir::from_std_file(file.into_std());
-        Slot::Directory(Box::new(Directory { dir, writable, access, origin }))
-    } else if how.oflags.contains(Oflags::DIRECTORY) {
-        return Err(Errno::Notdir.into());
-    } else {
-        let append = how.fdflags.contains(Fdflags::APPEND);
-        let nonblock = how.fdflags.contains(Fdflags::NONBLOCK);
-        let file = file.into_std();
-        Slot::File(Box::new(OpenFile { file, filetype, writable, access, append, nonblock, position: 0, origin }))
+    let (opened, changed) = match &directory.place {
+        Place::Host(dir) => {
+            // Whether it is made by being opened matters only to whoever can't let it be made again.
+            let made = create && context.recording.is_some() && dir.metadata(path).is_err();
+            let file = dir.open_with(path, &options)?;
+            let filetype = stat::filetype(file.metadata()?.mode());
+            let opened = if filetype == Filetype::Directory {
+                Opened::Directory(Place::Host(Dir::from_std_file(file.into_std())))
+            } else {
+                Opened::File(Contents::Host(file.into_std()), filetype)
+            };
+            (opened, made || how.oflags.contains(Oflags::TRUNC))
+        }
+        Place::Wake => match late::find(path)? {
+            Found::Directory => (Opened::Directory(Place::Wake), false),
+            Found::File(file) => (Opened::File(Contents::Late(file), file.filetype()), false),
+        },
     };
+    let (writable, origin) = (directory.writable, directory.origin_of(path));
+    let slot = match opened {
+        Opened::Directory(place) => Slot::Directory(Box::new(Directory { place, writable, access, origin })),
+        Opened::File(..) if how.oflags.contains(Oflags::DIRECTORY) => return Err(Errno::Notdir.into()),
+        Opened::File(contents, filetype) => {
+            let append = how.fdflags.contains(Fdflags::APPEND);
+            let nonblock = how.fdflags.contains(Fdflags::NONBLOCK);
+            let (position, read) = (0, false);
+            Slot::File(Box::new(OpenFile { contents, filetype, writable, access, append, nonblock, position, read, origin }))
+        }
+    };
+    if changed {
+        context.changed(fd, path);
+    }
     context.descriptors.insert(&context.grants, slot).map_err(Failure::from)
 }

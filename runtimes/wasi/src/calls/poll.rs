@@ -4,6 +4,7 @@ use super::Result;
 use crate::abi::types::{self, Errno, Event, EventFdReadwrite, Eventrwflags, Eventtype, Subscription, SubscriptionU};
 use crate::context::Context;
 use crate::descriptor::Kind;
+use crate::error::Stop;
 use crate::host::Observation;
 use rustix::event::{PollFd, PollFlags};
 use std::time::{Duration, Instant};
@@ -48,6 +49,17 @@ pub(super) fn poll(
     context.spend(usize::try_from(count)?.saturating_mul(size_of::<Subscription>()))?;
     context.spend(usize::try_from(count)?.saturating_mul(size_of::<Event>()))?;
 
+    if context.freezes_at_stdin() {
+        // Before the guest's clock is read for the others.
+        for (round, subscription) in subscriptions.iter().enumerate() {
+            context.interrupt.check(round)?;
+            if let SubscriptionU::FdRead(read) = memory.read(subscription?)?.u
+                && context.is_stdin(read.file_descriptor.into())
+            {
+                return Err(Stop::Freeze.into());
+            }
+        }
+    }
     let start = Instant::now();
     let mut streams = Streams::default();
     // The shortest time of the clocks, if there are any.
@@ -64,11 +76,19 @@ pub(super) fn poll(
     }
     // What is ready at once goes first: then no clock's time is over, whatever it is. So the answer does not depend on how fast we are.
     ready |= wait(context, &mut streams, Some(Duration::ZERO))?;
-    if !ready {
-        wait(context, &mut streams, timeout)?;
+    let mut over = None;
+    match (&context.recording, timeout) {
+        _ if ready => {}
+        (Some(recording), Some(time)) => {
+            recording.sleep(time);
+            over = Some(time);
+        }
+        _ => {
+            wait(context, &mut streams, timeout)?;
+            over = Some(start.elapsed());
+        }
     }
     // Read again: the events may have been told to go where the subscriptions are, and there is no other place to keep so many.
-    let over = (!ready).then(|| start.elapsed());
     let mut occurred = 0;
     for (round, subscription) in subscriptions.iter().enumerate() {
         context.interrupt.check(round)?;
@@ -107,8 +127,7 @@ fn source(context: &mut Context, subscription: &SubscriptionU) -> Result<Source>
                 }
                 Kind::File => {
                     let file = context.descriptors.file(fd)?;
-                    let is_over = file.file.metadata()?.len() <= file.position;
-                    let flags = if is_over { Eventrwflags::FD_READWRITE_HANGUP } else { Eventrwflags::empty() };
+                    let flags = if file.is_over(&context.grants)? { Eventrwflags::FD_READWRITE_HANGUP } else { Eventrwflags::empty() };
                     Ok(Source::File(Eventtype::FdRead, flags))
                 }
                 Kind::Stdout | Kind::Stderr | Kind::Directory => Err(Errno::Badf.into()),

@@ -3,7 +3,10 @@
 use super::{Result, write_bytes};
 use crate::abi::types::{Dirent, Errno, Filetype};
 use crate::calls::stat;
-use cap_std::fs::{Dir, MetadataExt as _};
+use crate::late::{Found, LateFile};
+use crate::recording::Recording;
+use cap_std::fs::{Dir, DirEntry, MetadataExt as _};
+use std::io;
 use wiggle::{GuestMemory, GuestPtr, GuestType as _};
 
 /// Room for entries in the guest's memory.
@@ -34,12 +37,41 @@ impl Room<'_, '_> {
     }
 }
 
+/// How to list.
+#[derive(Clone, Copy)]
+pub(super) struct How<'a> {
+    /// In the order of the names' bytes, not in that of the system.
+    pub(super) sorted: bool,
+    /// What numbers the files.
+    pub(super) recording: Option<&'a Recording>,
+}
+
 /// Writes the entries from the `cookie`th on: the directory itself, the one above, which gets the same number, then the rest in the order of
 /// the system. A cookie is a place in that order. Attributes are asked only for what fits, but a name that is no text fails every call.
-pub(super) fn readdir(dir: &Dir, memory: &mut GuestMemory<'_>, buffer: GuestPtr<u8>, len: u32, cookie: u64) -> Result<u32> {
+pub(super) fn readdir(dir: &Dir, how: How<'_>, memory: &mut GuestMemory<'_>, buffer: GuestPtr<u8>, len: u32, cookie: u64) -> Result<u32> {
     let entries = dir.entries()?;
-    let metadata = dir.dir_metadata()?;
-    let this = stat::number(metadata.dev(), metadata.ino());
+    if !how.sorted {
+        return list(dir, entries, how, memory, buffer, len, cookie);
+    }
+    let mut entries = entries.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_cached_key(DirEntry::file_name);
+    list(dir, entries.into_iter().map(Ok), how, memory, buffer, len, cookie)
+}
+
+fn list(
+    dir: &Dir,
+    entries: impl Iterator<Item = io::Result<DirEntry>>,
+    how: How<'_>,
+    memory: &mut GuestMemory<'_>,
+    buffer: GuestPtr<u8>,
+    len: u32,
+    cookie: u64,
+) -> Result<u32> {
+    let number = |metadata: &cap_std::fs::Metadata| {
+        let number = stat::number(metadata.dev(), metadata.ino());
+        how.recording.map_or(number, |recording| recording.number(number))
+    };
+    let this = number(&dir.dir_metadata()?);
     let mut room = Room { memory, next: buffer, rest: len };
     for (place, name) in [(0, "."), (1, "..")] {
         if place >= cookie && room.rest > 0 {
@@ -52,7 +84,20 @@ pub(super) fn readdir(dir: &Dir, memory: &mut GuestMemory<'_>, buffer: GuestPtr<
         let name = name.to_str().ok_or(Errno::Ilseq)?;
         if place >= cookie && room.rest > 0 {
             let metadata = entry.metadata()?;
-            room.push(place + 1, stat::number(metadata.dev(), metadata.ino()), stat::filetype(metadata.mode()), name)?;
+            room.push(place + 1, number(&metadata), stat::filetype(metadata.mode()), name)?;
+        }
+    }
+    Ok(len - room.rest)
+}
+
+/// The same for the wake directory.
+pub(super) fn wake_directory(memory: &mut GuestMemory<'_>, buffer: GuestPtr<u8>, len: u32, cookie: u64) -> Result<u32> {
+    let mut room = Room { memory, next: buffer, rest: len };
+    let files = LateFile::ALL.map(|file| (Found::File(file), file.filetype(), file.name()));
+    let itself = [".", ".."].map(|name| (Found::Directory, Filetype::Directory, name));
+    for ((found, filetype, name), place) in itself.into_iter().chain(files).zip(0u64..) {
+        if place >= cookie && room.rest > 0 {
+            room.push(place + 1, found.number(), filetype, name)?;
         }
     }
     Ok(len - room.rest)

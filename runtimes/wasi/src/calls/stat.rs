@@ -3,8 +3,10 @@
 use super::Result;
 use crate::abi::types::{self, Errno, Fdflags, Filestat, Filetype, Fstflags, Rights};
 use crate::context::Context;
-use crate::descriptor::{Access, Kind};
+use crate::descriptor::{Access, Contents, Kind, Place};
 use crate::host::{Host, Observation};
+use crate::late::Found;
+use crate::recording::Recording;
 use cap_fs_ext::SystemTimeSpec;
 use rustix::fs::{FileType, Timespec, Timestamps};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -87,14 +89,22 @@ macro_rules! filestat {
     }};
 }
 
-pub(super) fn filestat(metadata: &cap_std::fs::Metadata) -> Result<Filestat> {
+pub(super) fn filestat(metadata: &cap_std::fs::Metadata, recording: Option<&Recording>) -> Result<Filestat> {
     use cap_std::fs::MetadataExt as _;
-    filestat!(metadata, cap_std::time::SystemTime::into_std)
+    settle(filestat!(metadata, cap_std::time::SystemTime::into_std), recording)
 }
 
-fn filestat_of_file(metadata: &std::fs::Metadata) -> Result<Filestat> {
+fn filestat_of_file(metadata: &std::fs::Metadata, recording: Option<&Recording>) -> Result<Filestat> {
     use std::os::unix::fs::MetadataExt as _;
-    filestat!(metadata, std::convert::identity)
+    settle(filestat!(metadata, std::convert::identity), recording)
+}
+
+/// A recording hides what is by chance.
+fn settle(stat: Result<Filestat>, recording: Option<&Recording>) -> Result<Filestat> {
+    match recording {
+        Some(recording) => Ok(recording.settle(stat?)),
+        None => stat,
+    }
 }
 
 pub(super) fn of_descriptor(context: &mut Context, fd: u32) -> Result<Filestat> {
@@ -106,12 +116,18 @@ pub(super) fn of_descriptor(context: &mut Context, fd: u32) -> Result<Filestat> 
         Kind::Directory => {
             let directory = context.descriptors.directory(&context.grants, fd)?;
             context.host.observe(Observation::Attributes(directory.origin.as_ref()));
-            filestat(&directory.dir.dir_metadata()?)
+            match &directory.place {
+                Place::Host(dir) => filestat(&dir.dir_metadata()?, context.recording.as_ref()),
+                Place::Wake => Ok(Found::Directory.filestat(&context.grants)),
+            }
         }
         Kind::File => {
             let file = context.descriptors.file(fd)?;
             context.host.observe(Observation::Attributes(file.origin.as_ref()));
-            filestat_of_file(&file.file.metadata()?)
+            match &file.contents {
+                Contents::Host(file) => filestat_of_file(&file.metadata()?, context.recording.as_ref()),
+                Contents::Late(file) => Ok(Found::File(*file).filestat(&context.grants)),
+            }
         }
     }
 }
@@ -188,11 +204,13 @@ pub(super) fn set_times_of_descriptor(context: &Context, fd: u32, times: &Timest
         Kind::Stdin | Kind::Stdout | Kind::Stderr => return Err(Errno::Badf.into()),
         Kind::Directory => {
             let directory = context.descriptors.directory(&context.grants, fd)?;
-            (directory.writable, directory.dir.as_fd())
+            let Place::Host(dir) = &directory.place else { return Err(Errno::Perm.into()) };
+            (directory.writable, dir.as_fd())
         }
         Kind::File => {
             let file = context.descriptors.file(fd)?;
-            (file.writable, file.file.as_fd())
+            let Some(host) = file.host() else { return Err(Errno::Perm.into()) };
+            (file.writable, host.as_fd())
         }
     };
     if !writable {

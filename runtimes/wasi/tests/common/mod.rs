@@ -182,7 +182,7 @@ pub fn outcome(result: wasmtime::Result<i32>) -> Outcome {
             match error.downcast_ref() {
                 Some(Stop::Exit(status)) => Outcome::Exit(i32::try_from(*status).unwrap()),
                 Some(Stop::Interrupted) => panic!("interrupted"),
-                Some(Stop::Trap(_)) | None => Outcome::Trap,
+                Some(Stop::Trap(_) | Stop::Freeze) | None => Outcome::Trap,
             }
         }
     }
