@@ -315,6 +315,12 @@ pub struct Bare {
     start: usize,
 }
 
+impl std::fmt::Debug for Bare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.context.fmt(f)
+    }
+}
+
 impl Bare {
     pub const SIZE: usize = 1 << 17;
 
