@@ -1,6 +1,6 @@
 //! What a context costs, counted in allocations. Alone in its process: the counter counts everything.
 
-use preheat_wasi::{Context, Grants, GuestMemory, Input, Output, Preopen, find};
+use preheat_wasi::{Context, Grants, GuestMemory, Input, Output, Preopen, Recording, Streams, SystemHost, Wake, find};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::Arc;
@@ -79,6 +79,23 @@ fn nothing_is_allocated_that_the_guest_has_not_asked_for() {
     assert_eq!(region.change().allocations, 1, "{:?}", region.change());
     assert_eq!(kept.take().len(), 1000);
     drop((context, buffer));
+
+    // A program that is woken with nothing open, and reads its late variables and random bytes: what it opens is allocated.
+    let recorded = Context::with_host(Arc::new(Grants::new().args(["program"]).late_env("KEY")), Box::new(Recording::new([0; 32], 0)));
+    let state = Arc::new(recorded.host_state().unwrap());
+    let wake = Wake::new(state, Grants::new().env("KEY", "value")).unwrap();
+    let region = Region::new(ALLOCATOR);
+    let mut context = Context::wake(&wake, Box::new(SystemHost), Streams::default()).unwrap();
+    call(&mut context, &mut memory, "clock_time_get", &[1, 0, 0x10]);
+    call(&mut context, &mut memory, "environ_get", &[0x20, 0x100]);
+    call(&mut context, &mut memory, "random_get", &[0x100, 16]);
+    assert_eq!(region.change().allocations, 0, "{:?}", region.change());
+    memory.copy_from_slice(b"random", wiggle::GuestPtr::<[u8]>::new((0x200, 6))).unwrap();
+    call(&mut context, &mut memory, "path_open", &[3, 1, 0x200, 6, 0, 2, 0, 0, 0x10]);
+    let region = Region::new(ALLOCATOR);
+    call(&mut context, &mut memory, "fd_read", &[4, 0, 1, 0x10]);
+    assert_eq!(region.change().allocations, 0, "{:?}", region.change());
+    drop(context);
 
     // Nothing was opened so far; a guest that opens a file has one more.
     assert_eq!(open_files(), files);

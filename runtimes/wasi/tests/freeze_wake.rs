@@ -226,9 +226,15 @@ fn a_change_between_two_wakes_is_noticed() {
     let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let set = |path: &std::path::Path| fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
     set(&path);
+    // An interrupt that is due ends the hashing, so that it shows whether there was one: only once the file was left alone for a while.
+    let hurried =
+        || Context::wake(&wake, Box::new(SystemHost), Streams { interrupt: Interrupt::never().at(Instant::now()), ..Streams::default() });
+    drop(woken().unwrap());
+    assert!(matches!(hurried(), Err(WakeError::Interrupted)));
     std::thread::sleep(Duration::from_millis(3100));
+    assert!(matches!(hurried(), Err(WakeError::Interrupted)));
     drop(woken().unwrap());
-    drop(woken().unwrap());
+    drop(hurried().unwrap());
     fs::write(tree.path("ro/sub/new"), "other").unwrap();
     set(&tree.path("ro/sub/new"));
     fs::rename(tree.path("ro/sub/new"), &path).unwrap();
