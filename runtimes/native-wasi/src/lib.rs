@@ -22,3 +22,4 @@ pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
 pub use instance::Instance;
 pub use loaded::Loaded;
+pub use preheat_native::host_cpu;

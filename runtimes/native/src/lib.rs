@@ -38,7 +38,7 @@ mod types;
 mod value;
 
 pub use config::{Config, Limits};
-pub use engine::Engine;
+pub use engine::{Engine, host_cpu};
 pub use error::{Error, HostError};
 pub use func::{Func, TypedFunc, WasmResults};
 pub use host::{Caller, IntoFunc, IntoResults};
