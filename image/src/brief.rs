@@ -136,13 +136,8 @@ const OWNER_MANIFEST: u32 = 0;
 const OWNER_FUNCTION: u32 = 1;
 const OWNER_ARTEFACTS: u32 = 2;
 
-const FUNCTION_KINDS: [FunctionKind; 5] = [
-    FunctionKind::Command,
-    FunctionKind::Module,
-    FunctionKind::ComponentCommand,
-    FunctionKind::ComponentHttp,
-    FunctionKind::Component,
-];
+const FUNCTION_KINDS: [FunctionKind; 5] =
+    [FunctionKind::Command, FunctionKind::Module, FunctionKind::ComponentCommand, FunctionKind::ComponentHttp, FunctionKind::Component];
 const KINDS: [Kind; 2] = [Kind::CodeObject, Kind::Image];
 
 /// A brief that was read.

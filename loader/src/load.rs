@@ -31,14 +31,6 @@ pub struct TrustedImage {
     options: LoadOptions,
 }
 
-/// What a load goes by.
-struct Facts {
-    record: Record,
-    // The signers' public keys where they are known, in the order of the record's statements.
-    keys: Vec<Option<PublicKey>>,
-    manifest: Manifest,
-}
-
 /// A blob, open, whose contents are those of its digest. The descriptor is the one through which the file was checked: a file put in its
 /// place afterwards is another file.
 #[derive(Debug)]
@@ -63,16 +55,31 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Refused`], or what the operating system says.
     pub fn load(&self, digest: &Digest, policy: &TrustPolicy, options: LoadOptions) -> Result<TrustedImage, StoreError> {
+        let refused = |refusal| StoreError::Refused { digest: *digest, refusal };
+        let judge = |record: &Record, keys: &[Option<PublicKey>]| {
+            policy.choose_known(record, keys, Kind::Image, crate::trust::now()).map_err(refused)
+        };
         // Who wants everything hashed again wants the manifest hashed.
         let brief = if options.rehash { None } else { self.brief(digest) };
-        let (facts, entry) = match brief {
-            Some((brief, entry)) => (Facts { record: brief.record, keys: brief.keys, manifest: brief.manifest }, Some(entry)),
-            None => (self.facts(digest)?, None),
+        let (record, statement, manifest, entry) = match brief {
+            Some((brief, entry)) => {
+                let statement = judge(&brief.record, &brief.keys)?;
+                (brief.record, statement, brief.manifest, Some(entry))
+            }
+            None => {
+                let record = self.entry(digest)?.ok_or(StoreError::Missing(*digest))?;
+                // Before the manifest is read: what nobody vouches for as an image need not be one.
+                let statement = judge(&record, &[])?;
+                let (manifest, seal) = self.sealed_manifest(digest)?.ok_or(StoreError::Missing(*digest))?;
+                if record.seals.get(digest) != Some(&seal) {
+                    // As in `open`.
+                    let _ = self.reseal(digest, *digest, seal);
+                }
+                (record, statement, manifest, None)
+            }
         };
-        let refused = |refusal| StoreError::Refused { digest: *digest, refusal };
-        let statement = policy.choose_known(&facts.record, &facts.keys, Kind::Image, crate::trust::now()).map_err(refused)?;
         // The statement need not name all that the image consists of.
-        if let Some(part) = facts.manifest.digests().find(|part| policy.revokes_blob(part)) {
+        if let Some(part) = manifest.digests().find(|part| policy.revokes_blob(part)) {
             return Err(refused(Refusal::RevokedBlob(part)));
         }
         let touched = self.touch(digest, entry.as_ref());
@@ -80,19 +87,7 @@ impl Store {
             // Without a brief the next load reads the files as this one did: slower, not wrong.
             let _ = self.write_brief(digest, |id| policy.key(id).cloned());
         }
-        let Facts { record, manifest, .. } = facts;
         Ok(TrustedImage { store: self.clone(), digest: *digest, manifest, record, statement, options })
-    }
-
-    /// Reads the entry and the manifest themselves.
-    fn facts(&self, digest: &Digest) -> Result<Facts, StoreError> {
-        let record = self.entry(digest)?.ok_or(StoreError::Missing(*digest))?;
-        let (manifest, seal) = self.sealed_manifest(digest)?.ok_or(StoreError::Missing(*digest))?;
-        if record.seals.get(digest) != Some(&seal) {
-            // As in `open`.
-            let _ = self.reseal(digest, *digest, seal);
-        }
-        Ok(Facts { keys: vec![None; record.statements.len()], record, manifest })
     }
 
     /// Notes that an image was used: the time of its entry's file, at most once an hour. Says whether it did. `entry` is what is known of the
