@@ -7,9 +7,8 @@ mod arguments;
 
 use arguments::{Arguments, Parsed};
 use preheat_call::{Input, Output, Request, RunError, exit};
-use preheat_image::CpuLevel;
 use preheat_loader::{Home, LoadOptions, StoreError};
-use preheat_native_wasi::{ENGINE, EngineOptions, Loaded, NativeEngine, TARGET};
+use preheat_native_wasi::{ENGINE, EngineOptions, Loaded, NativeEngine, TARGET, host_cpu};
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -61,8 +60,9 @@ fn run(arguments: Arguments) -> Result<i32, RunError> {
     if let Some(max) = arguments.max_memory {
         request = request.max_memory(usize::try_from(max).unwrap_or(usize::MAX));
     }
-    let Some(export) = arguments.invoke else { return loaded.run(&request.args(arguments.args), None) };
-    let results = loaded.instantiate(&request, None)?.call_text(&export, &arguments.args, None)?;
+    let Some(export) = arguments.invoke else { return loaded.run_last(&request.args(arguments.args)) };
+    let mut instance = loaded.instantiate(&request, None)?;
+    let results = instance.call_text(&export, &arguments.args, None)?;
     let text: String = results.iter().flat_map(|result| [result, "\n"]).collect();
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| RunError::Host(error.into()))?;
     Ok(0)
@@ -79,7 +79,7 @@ fn load(arguments: &Arguments) -> Result<Loaded, RunError> {
     let Some(function) = image.manifest().function.clone() else {
         return Err(RunError::Usage(format!("{digest} is the image of no Wasm function")));
     };
-    let level = CpuLevel::of_host().ok_or_else(|| RunError::Usage("this host is no x86-64".into()))?;
+    let level = host_cpu().ok_or_else(|| RunError::Usage("this host is no x86-64".into()))?;
     let code = image.code(ENGINE, TARGET, level).map_err(|error| match error {
         error @ StoreError::NoVariant { .. } if image.manifest().code().all(|(_, variant)| variant.engine != ENGINE) => {
             // The error names what there is; this is what to do about it.

@@ -31,6 +31,18 @@ impl KeyId {
     }
 }
 
+impl From<Digest> for KeyId {
+    fn from(digest: Digest) -> Self {
+        Self(digest)
+    }
+}
+
+impl From<KeyId> for Digest {
+    fn from(id: KeyId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -50,6 +62,18 @@ impl fmt::Debug for KeyId {
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
+    /// The key of these 32 bytes. Bytes that are no point of the curve verify nothing.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> KeyId {

@@ -217,8 +217,15 @@ impl Manifest {
         if manifest.media_type != media::MANIFEST {
             return Err(FormatError::NotThisFormat { format: FORMAT, found: manifest.media_type.chars().take(100).collect() });
         }
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Checks what every manifest keeps to, wherever it was read from.
+    pub(crate) fn check(&self) -> Result<(), FormatError> {
+        let damaged = |what: String| FormatError::Damaged { format: FORMAT, what };
         let mut variants = Vec::new();
-        for artefact in &manifest.artefacts {
+        for artefact in &self.artefacts {
             for media_type in [Some(&artefact.media_type), artefact.chunks.as_ref().map(|chunks| &chunks.media_type)].into_iter().flatten()
             {
                 if !media::is_valid(media_type) {
@@ -241,8 +248,7 @@ impl Manifest {
                 variants.push(place);
             }
         }
-        manifest.check_frozen().map_err(damaged)?;
-        Ok(manifest)
+        Ok(())
     }
 
     /// What a frozen function names has to be there, each as what it is.
@@ -339,6 +345,11 @@ impl Manifest {
         let (fitting, others): (Vec<_>, Vec<_>) = self.artefacts.iter().partition(fits);
         let others: BTreeSet<Digest> = others.into_iter().flat_map(Artefact::digests).collect();
         fitting.into_iter().flat_map(Artefact::digests).filter(|digest| !others.contains(digest)).collect()
+    }
+
+    /// The digests of [`Self::blobs`].
+    pub fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.artefacts.iter().flat_map(Artefact::digests)
     }
 
     /// All blobs that the image consists of, its own manifest left out: artefacts, their chunk lists.

@@ -124,11 +124,7 @@ impl Home {
     pub fn trust(&self) -> Result<TrustPolicy, StoreError> {
         const FORMAT: &str = "trust policy";
         let path = self.trust_path();
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TrustPolicy::default()),
-            Err(error) => return Err(StoreError::io("read", &path)(error)),
-        };
+        let Some(bytes) = files::read_small(&path, usize::MAX)? else { return Ok(TrustPolicy::default()) };
         let wrong = |source| StoreError::Format { path: path.clone(), source };
         let policy: TrustPolicy =
             serde_json::from_slice(&bytes).map_err(|e| wrong(FormatError::Damaged { format: FORMAT, what: e.to_string() }))?;

@@ -1,14 +1,14 @@
 //! Loading: from a digest and a policy to files that may be mapped.
 
 use crate::StoreError;
-use crate::store::files::read_small;
 use crate::store::{Store, seal_of, verify_file};
 use crate::trust::{Refusal, TrustPolicy};
+use preheat_image::keys::PublicKey;
 use preheat_image::manifest::{Artefact, Variant};
 use preheat_image::record::{Record, Signed};
 use preheat_image::statement::Kind;
 use preheat_image::{CpuLevel, Digest, Manifest};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Seek as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -55,37 +55,53 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Refused`], or what the operating system says.
     pub fn load(&self, digest: &Digest, policy: &TrustPolicy, options: LoadOptions) -> Result<TrustedImage, StoreError> {
-        let record = self.entry(digest)?.ok_or(StoreError::Missing(*digest))?;
-        let chosen = policy.choose(&record, Kind::Image).map_err(|refusal| StoreError::Refused { digest: *digest, refusal })?;
-        if !chosen.covers(digest) {
-            return Err(StoreError::Refused { digest: *digest, refusal: Refusal::NotCovered(*digest) });
-        }
-        let statement = record.statements.iter().position(|signed| std::ptr::eq(signed, chosen)).unwrap_or(0);
-        // A manifest is small: hashing it costs less than looking up whether it must be hashed.
-        let path = self.blob_path(digest);
-        let bytes = read_small(&path, preheat_image::manifest::MAX_SIZE)?.ok_or(StoreError::Missing(*digest))?;
-        if Digest::of(&bytes) != *digest {
-            return Err(StoreError::Damaged { digest: *digest, path, what: "its bytes were changed".into() });
-        }
-        let manifest = Manifest::parse(&bytes).map_err(|source| StoreError::Format { path, source })?;
+        let refused = |refusal| StoreError::Refused { digest: *digest, refusal };
+        let judge = |record: &Record, keys: &[Option<PublicKey>]| {
+            policy.choose_known(record, keys, Kind::Image, crate::trust::now()).map_err(refused)
+        };
+        // Who wants everything hashed again wants the manifest hashed.
+        let brief = if options.rehash { None } else { self.brief(digest) };
+        let (record, statement, manifest, entry) = match brief {
+            Some((brief, entry)) => {
+                let statement = judge(&brief.record, &brief.keys)?;
+                (brief.record, statement, brief.manifest, Some(entry))
+            }
+            None => {
+                let record = self.entry(digest)?.ok_or(StoreError::Missing(*digest))?;
+                // Before the manifest is read: what nobody vouches for as an image need not be one.
+                let statement = judge(&record, &[])?;
+                let (manifest, seal) = self.sealed_manifest(digest)?.ok_or(StoreError::Missing(*digest))?;
+                if record.seals.get(digest) != Some(&seal) {
+                    // As in `open`.
+                    let _ = self.reseal(digest, *digest, seal);
+                }
+                (record, statement, manifest, None)
+            }
+        };
         // The statement need not name all that the image consists of.
-        if let Some(part) = manifest.blobs().find(|part| policy.revokes_blob(&part.digest)) {
-            return Err(StoreError::Refused { digest: *digest, refusal: Refusal::RevokedBlob(part.digest) });
+        if let Some(part) = manifest.digests().find(|part| policy.revokes_blob(part)) {
+            return Err(refused(Refusal::RevokedBlob(part)));
         }
-        self.touch(digest);
+        let touched = self.touch(digest, entry.as_ref());
+        if (entry.is_none() && !options.rehash) || touched {
+            // Without a brief the next load reads the files as this one did: slower, not wrong.
+            let _ = self.write_brief(digest, |id| policy.key(id).cloned());
+        }
         Ok(TrustedImage { store: self.clone(), digest: *digest, manifest, record, statement, options })
     }
 
-    /// Notes that an image was used: the time of its entry's file, at most once an hour.
-    fn touch(&self, image: &Digest) {
+    /// Notes that an image was used: the time of its entry's file, at most once an hour. Says whether it did. `entry` is what is known of the
+    /// file.
+    fn touch(&self, image: &Digest, entry: Option<&Metadata>) -> bool {
         let path = self.entry_path(image);
         let now = SystemTime::now();
         let recent = |time: SystemTime| now.duration_since(time).is_ok_and(|age| age < Duration::from_secs(3600));
-        let known = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
-        if !known.is_ok_and(recent) {
-            // A store that can't be written keeps no times.
-            let _ = File::open(&path).and_then(|file| file.set_modified(now));
-        }
+        let known = match entry {
+            Some(entry) => entry.modified(),
+            None => std::fs::metadata(&path).and_then(|metadata| metadata.modified()),
+        };
+        // A store that can't be written keeps no times.
+        !known.is_ok_and(recent) && File::open(&path).and_then(|file| file.set_modified(now)).is_ok()
     }
 }
 

@@ -280,12 +280,23 @@ impl TrustPolicy {
     /// # Errors
     /// Why the statement does not count.
     pub fn judge_at(&self, signed: &Signed, now: u64) -> Result<(), Refusal> {
+        self.judge_known(signed, None, now)
+    }
+
+    /// The builder's public key of this name.
+    pub(crate) fn key(&self, id: &KeyId) -> Option<&PublicKey> {
+        self.builders.iter().map(|builder| &builder.key).find(|key| key.id() == *id)
+    }
+
+    /// [`Self::judge_at`] where the signer's public key may be known: then no key is hashed to find out whose statement it is.
+    fn judge_known(&self, signed: &Signed, key: Option<&PublicKey>, now: u64) -> Result<(), Refusal> {
         if self.revokes_key(&signed.signer) {
             return Err(Refusal::RevokedKey(signed.signer));
         }
         let mut refusal = Refusal::UnknownSigner(signed.signer);
         let mut counts = false;
-        for builder in self.builders.iter().filter(|builder| builder.key.id() == signed.signer) {
+        let signs = |builder: &&Builder| key.map_or_else(|| builder.key.id() == signed.signer, |key| builder.key == *key);
+        for builder in self.builders.iter().filter(signs) {
             if !builder.namespaces.iter().any(|namespace| namespace == "*" || *namespace == signed.namespace) {
                 if matches!(refusal, Refusal::UnknownSigner(_)) {
                     refusal = Refusal::WrongNamespace { signer: signed.signer, namespace: signed.namespace.clone() };
@@ -325,11 +336,18 @@ impl TrustPolicy {
     /// # Errors
     /// Why the last one that was tried does not count.
     pub fn choose_at<'r>(&self, record: &'r Record, kind: Kind, now: u64) -> Result<&'r Signed, Refusal> {
+        self.choose_known(record, &[], kind, now).map(|place| &record.statements[place])
+    }
+
+    /// [`Self::choose_at`] where signers' public keys are known, in the order of the statements; the statement's place in the record.
+    pub(crate) fn choose_known(&self, record: &Record, keys: &[Option<PublicKey>], kind: Kind, now: u64) -> Result<usize, Refusal> {
         let mut refusal = Refusal::NoStatement;
-        for signed in record.statements.iter().filter(|signed| signed.kind == kind && signed.covers(&record.subject)) {
-            match self.judge_at(signed, now) {
-                Ok(()) => return Ok(signed),
-                Err(why) => refusal = why,
+        for (place, signed) in record.statements.iter().enumerate() {
+            if signed.kind == kind && signed.covers(&record.subject) {
+                match self.judge_known(signed, keys.get(place).and_then(Option::as_ref), now) {
+                    Ok(()) => return Ok(place),
+                    Err(why) => refusal = why,
+                }
             }
         }
         Err(refusal)

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// How written pages are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,8 @@ impl Method {
 /// Finds the pages of this process that were written.
 #[derive(Debug)]
 pub struct Scanner {
-    method: Method,
+    // Found when it is first needed: a process that runs one function may never look.
+    method: OnceLock<Method>,
     // The file shows the memory of the process that opened it, also to its children.
     pagemap: Mutex<Option<(u32, Arc<File>)>>,
 }
@@ -49,23 +50,23 @@ impl Scanner {
     /// With `method`, or else with what `PREHEAT_WRITTEN_PAGES` says, or else with the best that this kernel has.
     #[must_use]
     pub fn new(method: Option<Method>) -> Self {
-        let scanner = Self { method: Method::Scan, pagemap: Mutex::new(None) };
-        let method = method.or_else(Method::from_environment).unwrap_or_else(|| {
-            let probe = [0u8; PAGE];
-            let start = probe.as_ptr().addr() / PAGE * PAGE;
-            match scanner.pagemap() {
-                Ok(file) if scan(&file, start..start + PAGE, 1, &mut |_| ()).is_ok() => Method::Scan,
-                Ok(_) => Method::Pagemap,
-                Err(_) => Method::Remap,
-            }
-        });
-        Self { method, ..scanner }
+        Self { method: method.map_or_else(OnceLock::new, OnceLock::from), pagemap: Mutex::new(None) }
     }
 
     /// How it finds them.
     #[must_use]
     pub fn method(&self) -> Method {
-        self.method
+        *self.method.get_or_init(|| {
+            Method::from_environment().unwrap_or_else(|| {
+                let probe = [0u8; PAGE];
+                let start = probe.as_ptr().addr() / PAGE * PAGE;
+                match self.pagemap() {
+                    Ok(file) if scan(&file, start..start + PAGE, 1, &mut |_| ()).is_ok() => Method::Scan,
+                    Ok(_) => Method::Pagemap,
+                    Err(_) => Method::Remap,
+                }
+            })
+        })
     }
 
     fn pagemap(&self) -> io::Result<Arc<File>> {
@@ -91,7 +92,7 @@ impl Scanner {
             found(run);
         };
         // One more than are wanted tells that there are more.
-        match self.method {
+        match self.method() {
             _ if range.is_empty() => {}
             Method::Scan => scan(&*self.pagemap().ok()?, range, most + 1, &mut found).ok()?,
             Method::Pagemap => read_pagemap(&*self.pagemap().ok()?, range, most + 1, &mut found).ok()?,

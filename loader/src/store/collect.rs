@@ -171,6 +171,7 @@ impl Store {
                 _ => paths.push(path),
             }
         }
+        paths.extend(self.digests_in("briefs")?.into_iter().filter(|(image, _)| !live.contains(image)).map(|(_, path)| path));
         paths.extend(self.digests_in("entries")?.into_iter().filter(|(subject, _)| !live.contains(subject)).map(|(_, path)| path));
         for (_, path) in self.digests_in("memo")? {
             if !Self::read_digest(&path).ok().flatten().is_some_and(|image| kept.contains(&image)) {

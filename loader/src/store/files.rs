@@ -1,9 +1,11 @@
 //! Files that are there whole or not at all: temporary file, fsync, mode, rename, fsync of the directory.
 
 use crate::StoreError;
+use preheat_image::record::Seal;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags};
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +72,14 @@ impl TempFile {
         sync_parent(path)?;
         self.file.try_clone().map_err(to("keep open"))
     }
+
+    /// Gives the file its name and makes nothing durable: for what is derived from other files and tells damage by itself.
+    pub(crate) fn place(mut self, path: &Path, mode: u32) -> Result<(), StoreError> {
+        self.file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(StoreError::io("set the mode of", path))?;
+        std::fs::rename(&self.path, path).map_err(StoreError::io("create", path))?;
+        self.published = true;
+        Ok(())
+    }
 }
 
 impl Drop for TempFile {
@@ -133,25 +143,43 @@ pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
 ///
 /// One read call beyond the open: the cold path is counted in microseconds.
 pub(crate) fn read_small(path: &Path, max: usize) -> Result<Option<Vec<u8>>, StoreError> {
+    match open_small(path)? {
+        Some(file) => read_open(&file, path, max).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads a small file whole, and says what it looked like before; `None` when it is not there.
+pub(crate) fn read_sealed(path: &Path, max: usize) -> Result<Option<(Vec<u8>, Seal)>, StoreError> {
+    let Some(file) = open_small(path)? else { return Ok(None) };
+    let file = File::from(file);
+    let seal = super::seal_of(&file.metadata().map_err(StoreError::io("look at", path))?);
+    Ok(Some((read_open(&file, path, max)?, seal)))
+}
+
+fn open_small(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
     use rustix::fs::OFlags;
+    match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+fn read_open(file: impl AsFd, path: &Path, max: usize) -> Result<Vec<u8>, StoreError> {
     let wrong = |error: rustix::io::Errno| StoreError::io("read", path)(error);
-    let file = match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => file,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(wrong(error)),
-    };
-    let mut bytes: Vec<u8> = Vec::with_capacity(8192);
+    let mut bytes: Vec<u8> = Vec::with_capacity(4096);
     loop {
         if bytes.len() == bytes.capacity() {
             bytes.reserve(bytes.len());
         }
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => return Ok(Some(bytes)),
+            Ok(0) => return Ok(bytes),
             Ok(_) if bytes.len() > max => {
                 return Err(StoreError::io("read", path)(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {max} bytes"))));
             }
             // A short read from a regular file is its end; asking again would cost a system call.
-            Ok(_) if bytes.len() < bytes.capacity() => return Ok(Some(bytes)),
+            Ok(_) if bytes.len() < bytes.capacity() => return Ok(bytes),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(wrong(error)),
         }

@@ -42,6 +42,11 @@ impl Store {
         self.wait("lock", FlockOperation::LockShared)
     }
 
+    /// Like [`Store::lock_shared`], but gives up at once while something is removed.
+    pub(crate) fn try_lock_shared(&self) -> Result<Option<Lock>, StoreError> {
+        lock_path(&self.root.join("lock"), FlockOperation::NonBlockingLockShared)
+    }
+
     /// For removing: alone.
     pub(crate) fn lock_exclusive(&self) -> Result<Lock, StoreError> {
         self.wait("lock", FlockOperation::LockExclusive)

@@ -8,6 +8,7 @@
 //! | `lock` | `flock`ed: shared while something is published, exclusively while something is removed |
 //! | `blobs/sha256/ab/cdef…` | blobs, mode 0444 |
 //! | `entries/ab/cdef….json` | records by output digest: who signed for it |
+//! | `briefs/ab/cdef…` | derived: entry and manifest of an image in one file of fixed layout, which loading reads |
 //! | `keys/ab/cdef….json` | records by build key: what was built under it |
 //! | `names/HOST/NAMESPACE/NAME/TAG` | names, each a file with a digest |
 //! | `pins/…` | digests of images that eviction must leave alone |
@@ -15,9 +16,10 @@
 //! | `tmp/` | files being written |
 //! | `index.redb` | derived: sizes and references, for `ls`, `gc` and the size limit; rebuilt when missing |
 //!
-//! Loading reads no index and takes no lock: two small files and the blobs themselves.
+//! Loading reads no index and takes no lock: one small file and the blobs themselves.
 
 mod audit;
+mod brief;
 mod collect;
 pub(crate) mod files;
 mod index;
@@ -43,6 +45,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
+
+/// `store.json` of a store without a size limit, as it is written here. Every process opens a store, and few have a limit.
+const SETTINGS_OF_MOST: &[u8] = br#"{"version":1}"#;
 
 /// A store. Cheap to clone; any number of processes and threads may use one directory.
 #[derive(Debug, Clone)]
@@ -86,6 +91,9 @@ impl Store {
         const FORMAT: &str = "store";
         let path = self.root.join("store.json");
         let Some(bytes) = files::read_small(&path, 65536)? else { return Ok(None) };
+        if bytes == SETTINGS_OF_MOST {
+            return Ok(Some(StoreFile { version: VERSION, max_bytes: None }));
+        }
         let wrong = |source| StoreError::Format { path: path.clone(), source };
         let settings: StoreFile =
             serde_json::from_slice(&bytes).map_err(|e| wrong(FormatError::Damaged { format: FORMAT, what: e.to_string() }))?;

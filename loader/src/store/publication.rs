@@ -265,6 +265,10 @@ impl Publication<'_> {
             record.seals.extend(seals);
             record.left_out = left_out;
         })?;
+        if signed.kind == Kind::Image {
+            // Whoever loads it without writes one.
+            let _ = self.store.write_brief(&subject, |id| (*id == signed.signer).then(|| key.clone()));
+        }
         // The key last: whoever finds it finds everything else.
         self.store.change_record(&self.store.key_path(&signed.key), &signed.key, |record| record.add(signed.clone()))
     }

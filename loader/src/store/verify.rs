@@ -1,5 +1,6 @@
 //! Looking at every byte of a store: is each blob what its name says, is each record true, does each name lead somewhere?
 
+use super::brief::Found;
 use super::index::{self, Rows};
 use super::{Store, files};
 use crate::{StoreError, TrustPolicy};
@@ -80,6 +81,15 @@ impl Store {
                     report.problems.push(Problem { path, what, repaired });
                 }
             }
+        }
+        for (image, path) in self.digests_in("briefs")? {
+            let what = match self.check_brief(&image) {
+                Ok(Found::Wrong(what)) => what,
+                Ok(Found::Nothing | Found::Good) => continue,
+                Err(error) => error.to_string(),
+            };
+            let repaired = if repair { files::remove(&path)?.then_some("brief removed") } else { None };
+            report.problems.push(Problem { path, what, repaired });
         }
         for (name, path) in self.name_files()? {
             report.names += 1;

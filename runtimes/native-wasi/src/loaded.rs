@@ -12,6 +12,7 @@ use preheat_image::manifest::{Function, FunctionKind};
 use preheat_loader::TrustedCode;
 use preheat_native::{Engine, Error, InstancePre, Limits, Module, Store};
 use preheat_wasi::Grants;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,22 +67,30 @@ impl Loaded {
     /// When the function is no command, traps, its deadline passes, or it is cancelled.
     pub fn run(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
         let mut store = self.store(request, cancellation)?;
+        self.run_in(&mut store, request, cancellation)
+    }
+
+    /// Runs a command as [`Self::run`] does, for a process that does nothing after it: no slot is made good for a next guest and nothing is
+    /// unmapped. The end of the process does that at once.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_last(self, request: &Request) -> Result<i32, RunError> {
+        let mut store = ManuallyDrop::new(self.store(request, None)?);
+        let loaded = ManuallyDrop::new(self);
+        loaded.run_in(&mut store, request, None)
+    }
+
+    fn run_in(&self, store: &mut Store<State>, request: &Request, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
         if self.function.kind != FunctionKind::Command {
             let kind = self.function.kind.name();
             return Err(RunError::Usage(format!("the image is a {kind}, not a command; name one of its exports with --invoke")));
         }
-        self.run_in(&mut store, request.timeout, cancellation)
-    }
-
-    fn run_in(&self, store: &mut Store<State>, timeout: Option<Duration>, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
-        begin(store, timeout, cancellation);
-        let called = match &self.sleeper {
-            Some(sleeper) => self.pre.wake(store, &sleeper.frozen).and_then(|instance| instance.resume(store).map(|_| ())),
-            None => self.pre.instantiate(store).and_then(|instance| {
-                let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
-                start.call(store, ())
-            }),
-        };
+        begin(store, request.timeout, cancellation);
+        let called = self.pre.instantiate(store).and_then(|instance| {
+            let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
+            start.call(&mut *store, ())
+        });
         match called {
             Ok(()) => Ok(0),
             Err(error @ Error::Link(_)) => Err(RunError::Link(cause(error))),

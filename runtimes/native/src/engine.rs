@@ -27,6 +27,16 @@ struct Inner {
     contexts: Mutex<HashMap<usize, Vec<Cells>>>,
 }
 
+/// The highest level that the CPU under this process has; `None` where it is no x86-64. With the feature `cpu-of-libc` the C library is asked,
+/// else the CPU.
+#[must_use]
+pub fn host_cpu() -> Option<CpuLevel> {
+    #[cfg(all(feature = "cpu-of-libc", target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+    return Some(crate::sys::cpu::level());
+    #[cfg(not(all(feature = "cpu-of-libc", target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
+    CpuLevel::of_host()
+}
+
 /// Most idle stacks, and idle contexts of one size.
 const IDLE: usize = 1024;
 
@@ -37,7 +47,7 @@ impl Engine {
     /// What the operating system says, or when this is no x86-64.
     pub fn new(config: Config) -> Result<Self, Error> {
         crate::sys::signal::install().map_err(|source| Error::System { action: "install signal handlers", source })?;
-        let cpu = CpuLevel::of_host().ok_or_else(|| Error::Code("the native engine needs an x86-64 CPU".into()))?;
+        let cpu = host_cpu().ok_or_else(|| Error::Code("the native engine needs an x86-64 CPU".into()))?;
         let scanner = Arc::new(Scanner::new(config.written_pages));
         let bytes = |size: u64| usize::try_from(size).map_err(|_| Error::Limit(format!("{size} bytes of address space")));
         let memory = bytes(MEMORY_RESERVATION + MEMORY_GUARD)?;

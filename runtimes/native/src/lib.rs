@@ -45,7 +45,7 @@ mod wake;
 pub use callstack::{CapturedFrame, CapturedStack};
 pub use capture::CapturedState;
 pub use config::{Config, Limits};
-pub use engine::Engine;
+pub use engine::{Engine, host_cpu};
 pub use error::{Error, HostError};
 pub use frozen::{Frozen, HeapFile};
 pub use func::{Func, TypedFunc, WasmResults};

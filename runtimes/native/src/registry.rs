@@ -8,13 +8,23 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// The texts of all loaded modules.
 pub(crate) static TEXTS: Registry = Registry::new();
 
-const CHUNK: usize = 256;
-const CHUNKS: usize = 4096;
+/// Entries of the first chunk; each chunk has twice as many as the one before, so that a process with one module pays for few.
+const FIRST: usize = 16;
+/// Chunks: a million entries.
+const CHUNKS: usize = 16;
+const MOST: usize = FIRST * ((1 << CHUNKS) - 1);
+
+/// The chunk of an entry, and its place there.
+fn place(index: usize) -> (usize, usize) {
+    // Chunk n begins with entry FIRST * (2^n - 1).
+    let chunk = (index / FIRST + 1).ilog2() as usize;
+    (chunk, index - FIRST * ((1 << chunk) - 1))
+}
 
 /// A list that is changed under a lock and read without one, also in a signal handler that has interrupted a change. Entries are reused.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    chunks: [OnceLock<Box<[Entry; CHUNK]>>; CHUNKS],
+    chunks: [OnceLock<Box<[Entry]>>; CHUNKS],
     // How many entries were ever used.
     used: AtomicUsize,
     free: Mutex<Vec<usize>>,
@@ -46,9 +56,10 @@ impl Registry {
     /// Adds a text and returns where it is in the list; `None` if a million are there.
     pub(crate) fn add(&self, text: &Range<usize>, code: *const MappedCode) -> Option<usize> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = free.pop().or_else(|| Some(self.used.load(Ordering::Relaxed)).filter(|index| *index < CHUNK * CHUNKS))?;
-        let chunk = self.chunks[index / CHUNK].get_or_init(|| Box::new(std::array::from_fn(|_| Entry::default())));
-        chunk[index % CHUNK].change(text, code);
+        let index = free.pop().or_else(|| Some(self.used.load(Ordering::Relaxed)).filter(|index| *index < MOST))?;
+        let (number, at) = place(index);
+        let chunk = self.chunks[number].get_or_init(|| (0..FIRST << number).map(|_| Entry::default()).collect());
+        chunk[at].change(text, code);
         self.used.fetch_max(index + 1, Ordering::Release);
         Some(index)
     }
@@ -56,8 +67,9 @@ impl Registry {
     /// Removes what [`Self::add`] put there.
     pub(crate) fn remove(&self, index: usize) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(chunk) = self.chunks[index / CHUNK].get() {
-            chunk[index % CHUNK].change(&(0..0), std::ptr::null());
+        let (number, at) = place(index);
+        if let Some(chunk) = self.chunks[number].get() {
+            chunk[at].change(&(0..0), std::ptr::null());
             free.push(index);
         }
     }
@@ -65,15 +77,9 @@ impl Registry {
     /// The text that has the byte at `address`.
     pub(crate) fn find(&self, address: u64) -> Option<Found> {
         let used = self.used.load(Ordering::Acquire);
-        for (number, chunk) in self.chunks.iter().enumerate().take(used.div_ceil(CHUNK)) {
-            let Some(chunk) = chunk.get() else { continue };
-            let found =
-                chunk.iter().take(used - number * CHUNK).find_map(|entry| entry.read().filter(|found| found.text.contains(&address)));
-            if found.is_some() {
-                return found;
-            }
-        }
-        None
+        // Chunks are made one after the other.
+        let entries = self.chunks.iter().map_while(OnceLock::get).flat_map(|chunk| chunk.iter());
+        entries.take(used).find_map(|entry| entry.read().filter(|found| found.text.contains(&address)))
     }
 }
 
@@ -101,6 +107,16 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_follow_each_other_without_a_gap() {
+        let mut next = (0, 0);
+        for index in 0..MOST {
+            assert_eq!(place(index), next);
+            next = if next.1 + 1 == FIRST << next.0 { (next.0 + 1, 0) } else { (next.0, next.1 + 1) };
+        }
+        assert_eq!(next, (CHUNKS, 0));
+    }
 
     #[test]
     fn finds_what_is_there_and_nothing_else() {
