@@ -9,7 +9,7 @@ seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 cd "$here/.."
 
-all=(manifest statement index code_object native heap chunks reference oci root names revocations api wasi differential)
+all=(manifest statement index code_object native heap chunks reference oci root names revocations api wasi)
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=("${all[@]}")
 
@@ -37,7 +37,6 @@ max_len() {
     case $1 in
     reference) echo 1100 ;;
     heap | chunks | native) echo 70000 ;;
-    differential) echo 16384 ;;
     code_object) echo 8300 ;;
     *) echo 8192 ;;
     esac

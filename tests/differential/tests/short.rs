@@ -43,7 +43,7 @@ fn a_seed_stands_for_one_case() {
 
 #[test]
 fn the_seed_of_the_fuzz_target_is_a_case() {
-    let seed = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/differential/module")).unwrap();
+    let seed = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/differential/module")).unwrap();
     let case = Case::of_bytes(&seed).unwrap().unwrap();
     let checker = Checker::new().unwrap();
     let verdict = on_large_stack(|| checker.check(&case, true)).unwrap().unwrap();
