@@ -9,7 +9,7 @@ seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 cd "$here/.."
 
-all=(manifest statement index brief code_object native heap chunks reference oci root names revocations api wasi)
+all=(manifest statement index code_object native load heap chunks reference oci root names revocations api wasi)
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=("${all[@]}")
 
@@ -36,7 +36,7 @@ run() {
 max_len() {
     case $1 in
     reference) echo 1100 ;;
-    heap | chunks | native) echo 70000 ;;
+    heap | chunks | native | load) echo 70000 ;;
     code_object) echo 8300 ;;
     *) echo 8192 ;;
     esac

@@ -110,8 +110,19 @@ fn unsafe_code_is_where_it_may_be() {
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    let rooms =
-        ["src", "image/src", "build-id", "compiler", "loader/src", "runtimes", "exec", "benches/src", "cache-server", "tests/differential"];
+    let rooms = [
+        "src",
+        "image/src",
+        "build-id",
+        "compiler",
+        "loader/src",
+        "runtimes",
+        "exec",
+        "benches/src",
+        "cache-server",
+        "tests/differential/src",
+        "tests/differential/tests",
+    ];
     let mut dirs: Vec<_> = rooms.iter().map(|dir| root.join(dir)).collect();
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {

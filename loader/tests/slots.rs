@@ -63,6 +63,19 @@ fn a_slot_that_was_written_and_grown_is_as_at_first_when_it_is_taken_again() {
     }
 }
 
+/// The command that runs the tests with each of the fallbacks relies on it.
+#[test]
+fn the_environment_forces_a_method() {
+    if let Ok(name) = std::env::var("PREHEAT_WRITTEN_PAGES") {
+        return assert_eq!(format!("{:?}", Scanner::new(None).method()).to_lowercase(), name);
+    }
+    for name in ["scan", "pagemap", "remap"] {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let status = again.args(["--exact", "the_environment_forces_a_method"]).env("PREHEAT_WRITTEN_PAGES", name).status().unwrap();
+        assert!(status.success(), "{name}");
+    }
+}
+
 #[test]
 fn grown_space_is_gone_after_a_reset() {
     let file = file(1);

@@ -199,6 +199,11 @@ const SWAPPED: u64 = 1 << 62;
 const PRESENT: u64 = 1 << 63;
 const OF_FILE: u64 = 1 << 61;
 
+/// Whether the page of an entry of the pagemap was written.
+fn was_written(entry: u64) -> bool {
+    entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0
+}
+
 fn read_pagemap(pagemap: &File, range: Range<usize>, most: usize, found: &mut impl FnMut(Range<usize>)) -> io::Result<()> {
     let mut entries = [0u8; 16384];
     let mut address = range.start;
@@ -210,7 +215,7 @@ fn read_pagemap(pagemap: &File, range: Range<usize>, most: usize, found: &mut im
         pagemap.read_exact_at(part, (address / PAGE * 8) as u64)?;
         for entry in part.as_chunks::<8>().0 {
             let entry = u64::from_ne_bytes(*entry);
-            let written = entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0;
+            let written = was_written(entry);
             match &mut run {
                 Some(run) if written => run.end = address + PAGE,
                 None if written => run = Some(address..address + PAGE),
@@ -254,6 +259,16 @@ mod tests {
             assert_eq!(scanner.written(base + 10 * PAGE..base + 63 * PAGE, 3, |_| ()), Some(0), "{method:?}");
         }
         assert_eq!(Scanner::new(Some(Method::Remap)).written(base..base + PAGE, 3, |_| ()), None);
+    }
+
+    #[test]
+    fn entries_of_the_pagemap_say_what_was_written() {
+        // Whatever the other bits are: frame or place in the swap space, soft-dirty, exclusive.
+        for rest in [0, 0x5b, 1 << 55, 1 << 56 | 0x7f_ffff_ffff_ffff] {
+            assert!(was_written(PRESENT | rest) && was_written(SWAPPED | rest));
+            assert!(!was_written(PRESENT | OF_FILE | rest) && !was_written(SWAPPED | OF_FILE | rest));
+            assert!(!was_written(rest) && !was_written(OF_FILE | rest));
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 mod common;
 
+use preheat_compiler::{CompileOptions, Compiler};
 use preheat_image::code::{CodeObject, SectionKind};
+use preheat_image::{CpuLevel, Digest};
 use preheat_native::{Caller, Engine, Linker, Store};
 
 const MODULE: &str = r#"(module
@@ -56,4 +58,16 @@ fn damaged_tables_are_refused_or_do_no_harm() {
         loaded += usize::from(handle(&engine, &damaged));
     }
     assert!(loaded > 100, "only {loaded} could be loaded: the test does not get far");
+}
+
+/// The fuzzer begins with the same module. Where the format has changed, `PREHEAT_WRITE_SEEDS=1` writes it anew.
+#[test]
+fn the_seed_of_the_fuzz_target_is_loaded() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/load/module");
+    if std::env::var_os("PREHEAT_WRITE_SEEDS").is_some() {
+        let options = CompileOptions::new(CpuLevel::V1);
+        let code = Compiler::new(options).unwrap().compile(&wat::parse_str(MODULE).unwrap(), Digest::of(b"seed")).unwrap();
+        std::fs::write(&path, code).unwrap();
+    }
+    assert!(handle(&common::engine(), &std::fs::read(&path).unwrap()));
 }

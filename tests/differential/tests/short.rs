@@ -40,3 +40,14 @@ fn a_seed_stands_for_one_case() {
         assert!(first.wasm != other.wasm);
     }
 }
+
+#[test]
+fn the_seed_of_the_fuzz_target_is_a_case() {
+    let seed = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/differential/module")).unwrap();
+    let case = Case::of_bytes(&seed).unwrap().unwrap();
+    let checker = Checker::new().unwrap();
+    let verdict = on_large_stack(|| checker.check(&case, true)).unwrap().unwrap();
+    assert_eq!((verdict.difference, verdict.skipped), (None, None));
+    assert!(verdict.returned > 0 && verdict.executed.unwrap().iter().sum::<u64>() > 100, "{:?}", verdict.endings);
+    assert!(Case::of_bytes(&[]).unwrap().is_none());
+}

@@ -68,6 +68,7 @@ impl Program<'_> {
             ("memory", "m0", "1 3"),
             ("memory", "m1", "1 2"),
             ("table", "tf", "8 12 funcref"),
+            ("table", "tg", "8 10 funcref"),
             ("table", "tx", "5 9 externref"),
             ("global", "gi", "(mut i32)"),
             ("global", "gv", "(mut v128)"),
@@ -97,7 +98,7 @@ impl Program<'_> {
         }
         let functions = (0..count).map(|number| format!("$f{number}")).collect::<Vec<_>>().join(" ");
         // At first a function is called only from those behind it; what tables and fuel do to that, see `of_table` and `function`.
-        let _ = writeln!(self.text, "(elem (table $tf) (i32.const 0) func {functions})");
+        let _ = writeln!(self.text, "(elem (table $tf) (i32.const 0) func {functions}) (elem (table $tg) (i32.const 0) func {functions})");
         let _ = writeln!(self.text, "(global $fuel (mut i32) (i32.const 2000))");
         let _ = writeln!(self.text, "(elem $passive func {functions}) (elem $nulls externref (ref.null extern) (ref.null extern))");
         for memory in 0..2 {
@@ -160,7 +161,8 @@ impl Program<'_> {
             if self.random.chance(1, 2) {
                 let _ = writeln!(self.text, "(return_call $f{callee} {arguments})");
             } else {
-                let _ = writeln!(self.text, "(return_call_indirect $tf (type $t{signature}) {arguments} (i32.const {callee}))");
+                let table = self.functions_table();
+                let _ = writeln!(self.text, "(return_call_indirect {table} (type $t{signature}) {arguments} (i32.const {callee}))");
             }
         } else if self.random.chance(1, 12) {
             let values = self.list_of(results);
@@ -320,7 +322,8 @@ impl Program<'_> {
         let (params, results) = SIGNATURES[signature];
         let arguments = self.list_of(params);
         let index = if self.random.chance(1, 30) { 7 + self.random.below(9) } else { callee };
-        let _ = writeln!(self.text, "(call_indirect $tf (type $t{signature}) {arguments} (i32.const {index}))");
+        let table = self.functions_table();
+        let _ = writeln!(self.text, "(call_indirect {table} (type $t{signature}) {arguments} (i32.const {index}))");
         self.take(results);
     }
 
@@ -411,6 +414,11 @@ impl Program<'_> {
         self.text.push_str(&(text + "\n"));
     }
 
+    /// One of the tables of functions.
+    fn functions_table(&mut self) -> &'static str {
+        if self.random.chance(2, 3) { "$tf" } else { "$tg" }
+    }
+
     /// A number that is seldom too large.
     fn small(&mut self, end: usize) -> String {
         if self.random.chance(1, 100) { self.letter_expression('i', 1) } else { format!("(i32.const {})", self.random.below(end)) }
@@ -448,29 +456,29 @@ impl Program<'_> {
     }
 
     fn of_table(&mut self) {
-        let (at, from) = (self.small(5), self.small(5));
+        let (at, from, table) = (self.small(5), self.small(5), self.functions_table());
         // Entries of functions that are called are seldom replaced: most calls should still be of the right type.
         let entry = if self.random.chance(1, 8) { self.random.below(8) } else { 5 + self.random.below(3) };
         match self.random.below(13) {
-            0 => self.keep('i', "(table.size $tf)"),
+            0 => self.keep('i', &format!("(table.size {table})")),
             1 => self.keep('i', "(table.size $tx)"),
             2 => {
                 let count = self.small(3);
-                self.keep('i', &format!("(table.grow $tf (local.get $r) {count})"));
+                self.keep('i', &format!("(table.grow {table} (local.get $r) {count})"));
             }
             3 => {
                 let count = self.small(3);
                 self.keep('i', &format!("(table.grow $tx (local.get $x) {count})"));
             }
             4 => {
-                let _ = writeln!(self.text, "(local.set $r (table.get $tf {at}))");
+                let _ = writeln!(self.text, "(local.set $r (table.get {table} {at}))");
             }
             5 => {
                 let _ = writeln!(self.text, "(local.set $x (table.get $tx {at}))");
             }
             6 => {
                 let _ = writeln!(self.text, "(table.set $tx {at} (local.get $x))");
-                let _ = writeln!(self.text, "(table.set $tf (i32.const {entry}) (local.get $r))");
+                let _ = writeln!(self.text, "(table.set {table} (i32.const {entry}) (local.get $r))");
             }
             7 => {
                 let len = self.small(2);
@@ -481,15 +489,16 @@ impl Program<'_> {
                 let _ = writeln!(self.text, "(table.copy $tx $tx {at} {from} {len})");
             }
             9 => {
-                let _ = writeln!(self.text, "(table.copy $tf $tf (i32.const {entry}) {from} (i32.const {}))", self.random.below(4));
+                let (to, len) = (self.functions_table(), self.random.below(4));
+                let _ = writeln!(self.text, "(table.copy {to} {table} (i32.const {entry}) {from} (i32.const {len}))");
             }
             12 => {
-                let _ = writeln!(self.text, "(table.fill $tf (i32.const {entry}) (local.get $r) (i32.const {}))", self.random.below(3));
+                let _ = writeln!(self.text, "(table.fill {table} (i32.const {entry}) (local.get $r) (i32.const {}))", self.random.below(3));
             }
             10 => {
                 let _ = writeln!(
                     self.text,
-                    "(table.init $tx $nulls {at} (i32.const 0) (i32.const {})) (table.init $tf $passive (i32.const {entry}) (i32.const {}) (i32.const {}))",
+                    "(table.init $tx $nulls {at} (i32.const 0) (i32.const {})) (table.init {table} $passive (i32.const {entry}) (i32.const {}) (i32.const {}))",
                     self.random.below(2),
                     self.random.below(3),
                     self.random.below(2)
@@ -560,9 +569,13 @@ impl Program<'_> {
     fn apply(&mut self, operator: Operator, depth: usize) -> String {
         let (name, lanes) = operator.name.split_once('#').map_or((operator.name, 0), |(name, lanes)| (name, lanes.parse().unwrap_or(1)));
         let mut text = format!("({}", name.trim_end_matches('@'));
+        let mut extreme = false;
         if name.ends_with('@') {
             const LARGE: [u64; 7] = [0xffff, 0x1_0000, 0x1ff_fff8, 0x200_0000, 0x7fff_ffff, 0xffff_0000, 0xffff_ffff];
-            let offset = if self.random.chance(1, 200) { *self.random.choose(&LARGE) } else { [0, 0, 1, 3, 16, 500][self.random.below(6)] };
+            // The largest indices with any offset, too.
+            extreme = self.random.chance(1, 200);
+            let offset = if self.random.chance(1, 150) { *self.random.choose(&LARGE) } else { [0, 0, 1, 3, 16, 500][self.random.below(6)] };
+            extreme = extreme || offset > 500 && self.random.chance(1, 2);
             let _ = write!(text, " $m{} offset={offset}", self.random.below(2));
         }
         if lanes > 0 {
@@ -575,7 +588,14 @@ impl Program<'_> {
         }
         for letter in operator.operands.chars() {
             text.push(' ');
-            text.push_str(&self.letter_expression(letter, depth));
+            match letter {
+                'a' if extreme => {
+                    let end: usize = [0x1_0000_0000, 0x8000_0000, 0xfe00_0000, 0x8_0000][self.random.below(4)];
+                    let index = end - 1 - self.random.below(20);
+                    let _ = write!(text, "(i32.const {index})");
+                }
+                _ => text.push_str(&self.letter_expression(letter, depth)),
+            }
         }
         text.push(')');
         text
