@@ -258,6 +258,32 @@ fn doctor_completions_and_help_answer() {
 }
 
 #[test]
+fn the_benchmark_of_engines_has_every_part() {
+    let home = Home::new();
+    let examples = repo("examples").display().to_string();
+    let names = "a small code object,64 pages,fib,json-c,nonsense";
+    let report = home.json(["bench", "engine", "--rounds", "1", "--name", names, "--examples", &examples]);
+    let rows: Vec<(&str, &str)> =
+        report["rows"].as_array().unwrap().iter().map(|row| (row["kind"].as_str().unwrap(), row["name"].as_str().unwrap())).collect();
+    let absent: Vec<&str> = report["absent"].as_array().unwrap().iter().map(|absent| absent["what"].as_str().unwrap()).collect();
+    for row in [("open", "a small code object"), ("slots", "64 pages"), ("corpus", "json-c"), ("compile-memory", "json-c")] {
+        assert!(rows.contains(&row), "{row:?}: {report}");
+    }
+    assert!(rows.contains(&("kernels", "fib")) != (absent.contains(&"kernels") || absent.contains(&"fib")), "{report}");
+    for column in report["rows"].as_array().unwrap().iter().flat_map(|row| row["systems"].as_array().unwrap()) {
+        assert!(column["estimate"]["median"].as_f64().unwrap() > 0.0, "{column}");
+    }
+    let asked: Vec<&str> = report["lines"].as_array().unwrap().iter().map(|line| line["what"].as_str().unwrap()).collect();
+    assert!(asked.contains(&"interrupt checks on by off, geometric mean"), "{asked:?}");
+    assert!(!home.root().exists(), "the benchmark leaves the user's store alone");
+    let text = home.ok(["bench", "engine", "--rounds", "1", "--part", "compile", "--name", "json-c", "--examples", &examples]);
+    assert!(text.contains("### Peak memory to compile") && text.contains("| json-c | wasmtime |"), "{text}");
+    assert!(!text.contains("slot"), "only that part: {text}");
+    home.run(["bench", "engine", "--name", "nonsense", "--part", "slots"]).assert_fails(125, "no row has such a name");
+    assert_eq!(home.run(["bench", "engine", "--part", "nonsense"]).code, Some(2));
+}
+
+#[test]
 fn the_demo_shows_both_starts() {
     let home = Home::new();
     let shown = home.ok(["demo"]);

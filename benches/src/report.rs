@@ -55,6 +55,20 @@ impl Machine {
             load_percent: info.loads[0].saturating_mul(100) >> 16,
         }
     }
+
+    /// All of it in a line.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!(
+            "{} processors ({}), {:.0} GiB, {}; load {}.{:02} at the start",
+            self.processors,
+            self.cpu,
+            self.memory_bytes as f64 / f64::from(1 << 30),
+            self.kernel,
+            self.load_percent / 100,
+            self.load_percent % 100,
+        )
+    }
 }
 
 /// The result of one system by that of another, over the rounds that both have.
@@ -79,19 +93,8 @@ impl Report {
     /// result.
     #[must_use]
     pub fn to_markdown(&self) -> String {
-        let mut text = String::new();
-        let machine = &self.machine;
-        let _ = writeln!(
-            text,
-            "{} processors ({}), {:.0} GiB, {}; load {}.{:02} at the start; page cache {}",
-            machine.processors,
-            machine.cpu,
-            machine.memory_bytes as f64 / f64::from(1 << 30),
-            machine.kernel,
-            machine.load_percent / 100,
-            machine.load_percent % 100,
-            if self.plan.page_cache == crate::harness::PageCache::Hot { "hot" } else { "cold" },
-        );
+        let cache = if self.plan.page_cache == crate::harness::PageCache::Hot { "hot" } else { "cold" };
+        let mut text = format!("{}; page cache {cache}\n", self.machine.to_text());
         let mut scenarios: Vec<&str> = Vec::new();
         for cell in &self.cells {
             if !scenarios.contains(&cell.scenario.as_str()) {

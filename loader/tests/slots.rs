@@ -3,6 +3,7 @@
 use preheat_loader::TrustedCode;
 use preheat_loader::map::{MappedFile, Method, PAGE, PoolLimits, Run, Scanner, Slot, SlotPool, Template};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const RESERVATION: usize = 64 * PAGE;
@@ -123,6 +124,46 @@ fn a_slot_of_one_template_shows_nothing_to_another() {
         pool.forget(&second);
         assert_eq!(pool.count(), (0, 0));
         assert!(pool.take(&first).is_ok());
+    }
+}
+
+#[test]
+fn what_is_written_elsewhere_each_time_is_undone_each_time() {
+    const PAGES: usize = 9000;
+    let file = file(8);
+    let runs = [(1, 0, 2), (700, 3, 4), (5000, 2, 1)];
+    for method in METHODS {
+        for mappings in [0, 1, 3] {
+            let pool = SlotPool::new(2 * PAGES * PAGE, PoolLimits::default(), Arc::new(Scanner::new(Some(method))));
+            let template = template(&file, PAGES, &runs, mappings);
+            let places = |round: usize| {
+                // The same pages in every round, and one that moves.
+                BTreeSet::from(
+                    [2, 701, 5000, 8999, 10_000, (round * 613 + 100) % (2 * PAGES), (round * 97 + 5000) % PAGES]
+                        .map(|page| page * PAGE + 9),
+                )
+            };
+            for round in 0..150 {
+                let mut slot = pool.take(&template).unwrap();
+                if round > 0 {
+                    for at in places(round - 1).into_iter().filter(|at| *at < slot.open()) {
+                        let page = at / PAGE;
+                        let run = runs.iter().find(|(start, _, len)| (*start..start + len).contains(&page));
+                        let expected = run.map_or(0, |(start, offset, _)| u8::try_from(offset + page - start + 1).unwrap());
+                        assert_eq!(slot.bytes()[at], expected, "{method:?}, page {page} in round {round}");
+                    }
+                }
+                slot.grow(if round % 3 == 2 { 2 * PAGES } else { 11_000 } * PAGE).unwrap();
+                let open = slot.open();
+                for at in places(round).into_iter().filter(|at| *at < open) {
+                    assert_ne!(slot.bytes()[at], 0xee, "{method:?} in round {round}");
+                    slot.bytes_mut()[at] = 0xee;
+                }
+                pool.give(slot);
+            }
+            let slot = pool.take(&template).unwrap();
+            assert!(slot.bytes() == contents(PAGES, &runs), "{method:?}");
+        }
     }
 }
 

@@ -88,8 +88,8 @@ pub(super) fn fill(builder: &mut FunctionBuilder<'_>, params: &[Value], layout: 
 
 /// Goes on where it is small and within bounds. Gives the base of the memory there, and the block for all else.
 ///
-/// `memories` is zero for the first memory; `last` is the larger of the indices and `len` the length, both less than 4 GiB. What is
-/// read beyond the memory in speculation is within its reservation or its guard.
+/// `memories` is zero for the first memory; `last` is the larger of the indices and `len` the length, both less than 4 GiB. So where the
+/// checks are only speculated to be passed, an address is still within the reservation of the memory, as long as the length is small.
 fn begin(
     builder: &mut FunctionBuilder<'_>,
     context: Value,
@@ -125,6 +125,8 @@ fn begin(
 
 /// Emits a case for each kind of piece, in which `emit` moves them all, and returns.
 fn pieces(builder: &mut FunctionBuilder<'_>, len: Value, mut emit: impl FnMut(&mut FunctionBuilder<'_>, Type, &[Place])) {
+    // The same number, but small in speculation as well: its end must not lead beyond the reservation of the memory.
+    let len = builder.ins().band_imm_u(len, 2 * MOST - 1);
     for (least, ty, count) in PIECES {
         let (this, shorter) = (builder.create_block(), builder.create_block());
         let fits = builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThanOrEqual, len, least);

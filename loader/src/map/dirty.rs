@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub enum Method {
     /// The kernel's `PAGEMAP_SCAN` (Linux 6.7).
     Scan,
-    /// Reading `/proc/self/pagemap`, 8 bytes a page (older kernels).
+    /// Reading `/proc/self/pagemap`, 8 bytes a page, where pages are likely to have been written (older kernels).
     Pagemap,
     /// Not at all: everything is mapped anew (no `/proc`).
     Remap,

@@ -5,6 +5,7 @@
 //! until the guest grows it. A [`SlotPool`] keeps slots between two uses, as they were before the first: a slot that is given back has
 //! the pages restored that were written, found by the [`Scanner`].
 
+mod areas;
 mod dirty;
 mod file;
 mod pool;

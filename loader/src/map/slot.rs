@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use super::areas::Areas;
 use super::dirty::{Method, Scanner};
 use super::region::{Access, Region};
 use super::template::Template;
@@ -19,6 +20,8 @@ pub struct Slot {
     open: usize,
     // The first bytes that may have pages in memory.
     reach: usize,
+    // Where the guests of this template wrote, if that helps.
+    areas: Areas,
 }
 
 impl Slot {
@@ -27,7 +30,7 @@ impl Slot {
     /// # Errors
     /// What the operating system says.
     pub(super) fn reserve(reservation: usize) -> io::Result<Self> {
-        Ok(Self { region: Region::reserve(reservation)?, template: None, open: 0, reach: 0 })
+        Ok(Self { region: Region::reserve(reservation)?, template: None, open: 0, reach: 0, areas: Areas::default() })
     }
 
     pub(super) fn template(&self) -> Option<&Arc<Template>> {
@@ -38,21 +41,26 @@ impl Slot {
     pub(super) fn shape(&mut self, template: &Arc<Template>) -> io::Result<()> {
         if self.template.take().is_some() {
             self.region.clear(0..self.reach)?;
-            (self.open, self.reach) = (0, 0);
+            (self.open, self.reach, self.areas) = (0, 0, Areas::default());
         }
         self.region.protect(0..template.len(), Access::ReadWrite)?;
         (self.open, self.reach) = (template.len(), template.len());
         for window in template.mapped() {
             self.region.map_file(window.at..window.end(), window.file.file(), window.offset as u64)?;
         }
-        self.copy_runs(template, &(0..template.len()));
+        self.copy_runs(template, &(0..template.len));
         self.template = Some(template.clone());
         Ok(())
     }
 
-    /// Writes what is not mapped, or wrong where it is mapped, in `range`.
+    /// Writes the runs that are not mapped, where they are in `range`.
     fn copy_runs(&mut self, template: &Template, range: &Range<usize>) {
-        template.copy(range, self.bytes_mut());
+        for (run, _) in template.runs.iter().zip(&template.mapped).filter(|(_, mapped)| !**mapped) {
+            let part = run.at.max(range.start)..(run.at + run.len).min(range.end);
+            if !part.is_empty() {
+                template.restore(part.start, &mut self.bytes_mut()[part]);
+            }
+        }
     }
 
     /// Makes it what it was before it was used. Up to `keep` written pages stay in memory, those that it was grown by included: the next
@@ -60,28 +68,53 @@ impl Slot {
     pub(super) fn reset(&mut self, scanner: &Scanner, keep: usize) -> io::Result<()> {
         let Some(template) = self.template.clone() else { return Ok(()) };
         let open = self.open;
-        // Without the kernel's scan, looking at what was grown costs more than it saves: 8 bytes are read for each page of it.
-        let end = if scanner.method() == Method::Scan { open } else { template.len() };
+        let places = match scanner.method() {
+            Method::Scan => vec![0..open],
+            Method::Pagemap => self.areas.next(open),
+            Method::Remap => vec![],
+        };
+        let (mut left, mut whole) = (keep, true);
+        // All before it is as it was.
+        let mut done = 0;
+        for place in places {
+            self.forget(&template, done..place.start)?;
+            done = place.start;
+            match self.restore(&template, place.clone(), scanner, left, &mut done) {
+                Some(pages) => (left, done) = (left - pages, place.end),
+                None => {
+                    whole = false;
+                    break;
+                }
+            }
+        }
+        self.areas.end(whole);
+        self.forget(&template, done..open)?;
+        if open > template.len {
+            self.region.protect(template.len..open, Access::None)?;
+            self.open = template.len;
+        }
+        Ok(())
+    }
+
+    /// Restores the pages that were written in `range`, at most `most`, and says how many; `done` goes up to the end of the last one. `None`
+    /// if there are more, or they can't be found: then some are restored, which come before all that are not.
+    fn restore(&mut self, template: &Template, range: Range<usize>, scanner: &Scanner, most: usize, done: &mut usize) -> Option<usize> {
         let base = self.region.base().as_ptr().addr();
         // SAFETY: the pages are accessible; a slot that is being reset is in nobody else's use.
-        let bytes = unsafe { self.region.bytes_mut(open) };
-        let mut restored = 0;
-        let restore = |run: Range<usize>| {
-            let (at, end) = (run.start - base, run.end - base);
-            template.restore(at, &mut bytes[at..end]);
-            restored = end;
-        };
-        if scanner.written(base..base + end, keep, restore).is_none() {
-            // Runs are found in ascending order: all before the end of the last one is as it was.
-            self.region.discard(restored..open)?;
-            self.copy_runs(&template, &(0..template.len()));
-        } else {
-            self.region.discard(end..open)?;
-        }
-        if open > template.len() {
-            self.region.protect(template.len()..open, Access::None)?;
-            self.open = template.len();
-        }
+        let bytes = unsafe { self.region.bytes_mut(self.open) };
+        let areas = &mut self.areas;
+        scanner.written(base + range.start..base + range.end, most, |run| {
+            let run = run.start - base..run.end - base;
+            template.restore(run.start, &mut bytes[run.clone()]);
+            *done = run.end;
+            areas.note(run);
+        })
+    }
+
+    /// Drops what was written in `range`, seen or not, so that it is as it was.
+    fn forget(&mut self, template: &Template, range: Range<usize>) -> io::Result<()> {
+        self.region.discard(range.clone())?;
+        self.copy_runs(template, &range);
         Ok(())
     }
 

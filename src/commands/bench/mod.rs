@@ -1,5 +1,7 @@
 //! `preheat bench`: which systems, which workloads, which scenarios; the harness does the rest.
 
+mod engine;
+mod native;
 pub(crate) mod preheat;
 
 use super::Global;
@@ -26,6 +28,7 @@ process, loaded, fresh instance), process (a fresh process), compile (for one CP
 Examples:
   preheat bench fetch                                get the corpus of real programs
   preheat bench --quick
+  preheat bench engine                               the native engine beside wasmtime
   preheat bench --scenario process --workload json-c --wasmtime /usr/local/bin/wasmtime --raw out.json"
 )]
 pub(crate) struct Bench {
@@ -79,6 +82,7 @@ enum Action {
         #[arg(long)]
         require: bool,
     },
+    Engine(engine::Engine),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -100,6 +104,7 @@ impl Bench {
     pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         match &self.action {
             Some(Action::Fetch { names, require }) => fetch(&self.corpus, names, *require, global),
+            Some(Action::Engine(engine)) => engine.execute(&self.corpus.fetched, global),
             None => self.measure(global),
         }
     }

@@ -8,35 +8,50 @@ const NOENT: i32 = 44;
 const NOSYS: i32 = 52;
 
 /// What a call comes to.
-pub(crate) enum Outcome {
+pub enum Outcome {
+    /// The number that the function gives the guest.
     Errno(i32),
+    /// The guest wants to end.
     Exit,
 }
 
 /// A program's surroundings.
 #[derive(Default)]
-pub(crate) struct Wasi {
-    pub(crate) args: Vec<String>,
-    pub(crate) stdin: Vec<u8>,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) exited: bool,
+pub struct Guest {
+    args: Vec<String>,
+    stdin: Vec<u8>,
+    stdout: Vec<u8>,
+    exited: bool,
     read: usize,
     ticks: u64,
     random: u32,
 }
 
-impl Wasi {
-    pub(crate) fn new(args: &[String], stdin: &[u8]) -> Self {
+impl Guest {
+    /// With these arguments, the program's name first, and this standard input.
+    #[must_use]
+    pub fn new(args: &[String], stdin: &[u8]) -> Self {
         Self { args: args.to_vec(), stdin: stdin.to_vec(), random: 1, ..Self::default() }
     }
 
-    /// The function `name`.
-    pub(crate) fn call(&mut self, name: &str, memory: &mut [u8], args: &[u64]) -> Outcome {
+    /// The function `name`, which found `memory` and `args`.
+    pub fn call(&mut self, name: &str, memory: &mut [u8], args: &[u64]) -> Outcome {
         if name == "proc_exit" {
             self.exited = true;
             return Outcome::Exit;
         }
         Outcome::Errno(self.function(name, &mut Memory(memory), args).unwrap_or(INVAL))
+    }
+
+    /// Whether the guest said that it ends.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        self.exited
+    }
+
+    /// What was written to standard output and to standard error.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.stdout)
     }
 
     /// `None` for addresses out of bounds.
