@@ -6,6 +6,7 @@
 //!
 //! The layout is in `docs/image-format.md`. A checksum tells damage; it is no protection against whoever may write into the store.
 
+use crate::frozen::Frozen;
 use crate::keys::PublicKey;
 use crate::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
 use crate::record::{Record, Seal, Signed};
@@ -123,7 +124,8 @@ struct Header {
     pairs: List,
     args: List,
     strings: List,
-    reserved: [u8; 32],
+    frozen: Text,
+    reserved: [u8; 24],
 }
 
 /// The image has a source (header); the statement names one (statement); the artefact has a variant (artefact).
@@ -304,7 +306,9 @@ impl Brief {
             let kind = *FUNCTION_KINDS.get(kind as usize).ok_or_else(|| damaged("a function of unknown kind"))?;
             let args: &[Text] = reader.list(header.args)?;
             let args = args.iter().map(|arg| reader.text(*arg)).collect::<Result<_, _>>()?;
-            function = Some(Function { kind, name: reader.text(header.function_name)?, args, env: BTreeMap::new() });
+            let frozen = reader.text(header.frozen)?;
+            let frozen = if frozen.is_empty() { None } else { Some(Frozen::parse(&frozen).map_err(damaged)?) };
+            function = Some(Function { kind, name: reader.text(header.function_name)?, args, env: BTreeMap::new(), frozen });
         }
         let artefacts: &[ArtefactRecord] = reader.list(header.artefacts)?;
         let artefacts = artefacts.iter().map(|row| reader.artefact(row)).collect::<Result<_, _>>()?;
@@ -416,6 +420,9 @@ impl Writer {
         if let Some(function) = &manifest.function {
             let kind = FUNCTION_KINDS.iter().position(|kind| *kind == function.kind)? + 1;
             (header.function_kind, header.function_name) = (u32::try_from(kind).ok()?.into(), self.text(&function.name)?);
+            if let Some(frozen) = &function.frozen {
+                header.frozen = self.text(&frozen.to_json())?;
+            }
             for arg in &function.args {
                 args.push(self.text(arg)?);
             }
@@ -463,7 +470,7 @@ mod tests {
         code.chunks = Some(Descriptor::of(media::CHUNKS, b"chunks"));
         code.annotations.insert("size".into(), "large".into());
         let env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("ä".to_owned(), String::new())]);
-        let function = Function { kind: FunctionKind::Command, name: "app".into(), args: vec!["-x".into(), "app".into()], env };
+        let function = Function { kind: FunctionKind::Command, name: "app".into(), args: vec!["-x".into(), "app".into()], env, frozen: None };
         let artefacts = vec![code, Artefact::of(Descriptor::of("application/other", b"other"))];
         let mut manifest = Manifest::new(Some(Descriptor::of(media::WASM, b"wasm")), Some(function), artefacts);
         manifest.annotations.insert(manifest::ENGINE_REASON.into(), "because".into());

@@ -83,6 +83,23 @@ pub struct Frozen {
     pub risks: Vec<String>,
 }
 
+impl Frozen {
+    /// As compact JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Text, digests and lists of them: nothing that JSON can't say.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads the JSON.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
