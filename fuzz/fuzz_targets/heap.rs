@@ -34,6 +34,10 @@ fuzz_target!(|data: &[u8]| {
                 elements += of_range.len();
             }
         }
+        for written in snapshot.written() {
+            let memory = &snapshot.memories()[written.memory.get() as usize];
+            assert!((written.first.get() + u64::from(written.pages.get())) * PAGE as u64 <= memory.size.get());
+        }
         let mut values = 0;
         let frames = snapshot.frames().len();
         for (number, (frame, of_frame)) in snapshot.frames().enumerate() {

@@ -81,6 +81,7 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
         .global(1, Value::new(ValueType::I64, [9; 16]))
         .table(0, 9, [(0, [0, 5, 7])])
         .dropped(&[true, false], &[true])
+        .written(0, 1, 2)
         .host(b"{}")
         .encode(wasm)?;
     let mut written = memory.clone();

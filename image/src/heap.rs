@@ -48,7 +48,7 @@ struct Header {
     element_segment_count: U32,
     frame_count: U32,
     value_count: U32,
-    zero: U32,
+    written_count: U32,
     pages_at: U64,
     host_size: U64,
     reserved: [u8; 40],
@@ -200,6 +200,18 @@ pub struct Frame {
     pub count: U32,
 }
 
+/// Consecutive pages of one memory that whoever goes on from this state writes soon.
+#[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Written {
+    /// Position in the list of memories.
+    pub memory: U32,
+    /// How many pages.
+    pub pages: U32,
+    /// Number of the first page in the memory.
+    pub first: U64,
+}
+
 /// A snapshot in the bytes it was read from, checked: every run lies within its memory and within the file, runs are in order and do
 /// not overlap, ranges of elements lie within their tables, and lengths add up.
 #[derive(Debug, Clone, Copy)]
@@ -217,6 +229,7 @@ pub struct HeapSnapshot<'a> {
     dropped_elements: &'a [u8],
     frames: &'a [Frame],
     values: &'a [Value],
+    written: &'a [Written],
     host: &'a [u8],
 }
 
@@ -257,7 +270,7 @@ impl<'a> HeapSnapshot<'a> {
             return Err(FormatError::Version { format: FORMAT, found: u32::from_le_bytes(*version), supported: VERSION });
         }
         let (header, mut rest) = Header::ref_from_prefix(bytes).map_err(|_| truncated(size_of::<Header>() as u64))?;
-        let reserved = header.reserved != [0; 40] || header.zero.get() != 0;
+        let reserved = header.reserved != [0; 40];
         if header.header_size.get() as usize != size_of::<Header>() || reserved || header.page_size.get() as usize != PAGE {
             return Err(damaged("the header is not that of version 2".into()));
         }
@@ -276,6 +289,7 @@ impl<'a> HeapSnapshot<'a> {
             elements: list(&mut rest, header.element_count, "table elements")?,
             frames: list(&mut rest, header.frame_count, "frames")?,
             values: list(&mut rest, header.value_count, "values of frames")?,
+            written: list(&mut rest, header.written_count, "runs of pages that will be written")?,
             dropped_data: list(&mut rest, header.data_segment_count, "data segments")?,
             dropped_elements: list(&mut rest, header.element_segment_count, "element segments")?,
             host: &[],
@@ -322,6 +336,16 @@ impl<'a> HeapSnapshot<'a> {
             let offset = run.offset.get();
             if offset < pages_at || offset % PAGE as u64 != 0 || !offset.checked_add(pages * PAGE as u64).is_some_and(fits) {
                 return Err(damaged(format!("the contents of run {index} at {offset:#x} are not within the file")));
+            }
+        }
+        let mut previous = (0, 0);
+        for written in self.written {
+            let memory = self.memories.get(written.memory.get() as usize);
+            let end = written.first.get().checked_add(u64::from(written.pages.get()));
+            let end = end.filter(|end| memory.is_some_and(|memory| *end <= memory.size.get() / PAGE as u64));
+            match end {
+                Some(end) if (written.memory.get(), written.first.get()) >= previous => previous = (written.memory.get(), end),
+                _ => return Err(damaged("a run of pages that will be written is out of order or bounds".into())),
             }
         }
         Ok(())
@@ -443,6 +467,12 @@ impl<'a> HeapSnapshot<'a> {
             values = others;
             (frame, these)
         })
+    }
+
+    /// The pages that whoever goes on from this state writes soon, as was seen when it was made; ordered by memory and page. They are a hint.
+    #[must_use]
+    pub fn written(&self) -> &'a [Written] {
+        self.written
     }
 
     /// What the host noted of its own state, in its own format.

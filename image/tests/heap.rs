@@ -85,6 +85,7 @@ fn everything_that_was_added_is_there() {
         .frame(12, Some(0x77), &[one, two])
         .frame(3, Some(0x99), &[])
         .frame(0, None, &[two])
+        .written(2, 3, 4)
         .host(b"{}")
         .encode(Digest::ZERO)
         .unwrap();
@@ -102,6 +103,8 @@ fn everything_that_was_added_is_there() {
         .collect::<Vec<(u32, u32, Vec<(u32, Vec<u32>)>)>>();
     assert_eq!(tables, [(0, 10, vec![(0, vec![0, 3]), (5, vec![1])]), (3, 0, vec![])]);
     assert_eq!((snapshot.dropped_data(), snapshot.dropped_elements()), (&[1, 0, 1][..], &[0][..]));
+    let written: Vec<_> = snapshot.written().iter().map(|run| (run.memory.get(), run.first.get(), run.pages.get())).collect();
+    assert_eq!(written, [(0, 3, 4)]);
     let frames: Vec<_> = snapshot.frames().map(|(frame, values)| (frame.function.get(), frame.site.get(), values.to_vec())).collect();
     assert_eq!(frames, [(12, 0x77, vec![one, two]), (3, 0x99, vec![]), (0, NO_SITE, vec![two])]);
     assert_eq!((two.bytes[..5].to_vec(), snapshot.host()), (vec![8, 8, 8, 8, 0], &b"{}"[..]));
@@ -119,6 +122,9 @@ fn what_is_out_of_order_is_not_written() {
         HeapBuilder::new().table(0, 3, [(2, vec![0, 0])]),
         HeapBuilder::new().table(0, 3, [(1, vec![0]), (0, vec![0])]),
         HeapBuilder::new().frame(0, None, &[]),
+        HeapBuilder::new().memory(0, &[0; WASM_PAGE]).written(1, 0, 1),
+        HeapBuilder::new().memory(0, &[0; WASM_PAGE]).written(0, 15, 2),
+        HeapBuilder::new().memory(0, &[0; WASM_PAGE]).written(0, 3, 2).written(0, 4, 1),
         HeapBuilder::new().frame(0, Some(1), &[]),
         HeapBuilder::new().frame(0, None, &[]).frame(0, None, &[]),
     ] {

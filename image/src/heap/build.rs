@@ -1,8 +1,8 @@
 //! Writing a snapshot.
 
 use super::{
-    Frame, Global, Header, HeapSnapshot, MAGIC, Memory, NO_SITE, PAGE, Piece, Range, Run, Table, VERSION, Value, WASM_PAGE, damaged,
-    flatten,
+    Frame, Global, Header, HeapSnapshot, MAGIC, Memory, NO_SITE, PAGE, Piece, Range, Run, Table, VERSION, Value, WASM_PAGE, Written,
+    damaged, flatten,
 };
 use crate::{Digest, FormatError};
 use zerocopy::IntoBytes;
@@ -25,6 +25,7 @@ pub struct HeapBuilder<'a> {
     dropped_elements: Vec<u8>,
     frames: Vec<Frame>,
     values: Vec<Value>,
+    written: Vec<(u32, u64, u32)>,
     host: Vec<u8>,
 }
 
@@ -96,6 +97,13 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// Says that whoever goes on from this state writes `pages` pages from page `first` on, of the memory with index `memory`. Ascending.
+    #[must_use]
+    pub fn written(mut self, memory: u32, first: u64, pages: u32) -> Self {
+        self.written.push((memory, first, pages));
+        self
+    }
+
     /// Adds what the host notes of its own state, in its own format.
     #[must_use]
     pub fn host(mut self, bytes: &[u8]) -> Self {
@@ -126,7 +134,13 @@ impl<'a> HeapBuilder<'a> {
                 runs.push(Run { memory, pages: count, first: U64::new(open.first as u64), offset: U64::new(offset) });
             }
         }
-        let lists: [&[u8]; 10] = [
+        let position = |index: u32| self.memories.iter().position(|(memory, _)| *memory == index);
+        let written = self.written.iter().map(|(memory, first, pages)| {
+            let position = position(*memory).ok_or_else(|| damaged(format!("there is no memory {memory} to be written")))?;
+            Ok(Written { memory: narrow(position)?, pages: (*pages).into(), first: U64::new(*first) })
+        });
+        let written_runs = written.collect::<Result<Vec<Written>, FormatError>>()?;
+        let lists: [&[u8]; 11] = [
             memories.as_bytes(),
             runs.as_bytes(),
             self.globals.as_bytes(),
@@ -135,6 +149,7 @@ impl<'a> HeapBuilder<'a> {
             self.elements.as_bytes(),
             self.frames.as_bytes(),
             self.values.as_bytes(),
+            written_runs.as_bytes(),
             &self.dropped_data,
             &self.dropped_elements,
         ];
@@ -162,7 +177,7 @@ impl<'a> HeapBuilder<'a> {
             element_segment_count: narrow(self.dropped_elements.len())?,
             frame_count: narrow(self.frames.len())?,
             value_count: narrow(self.values.len())?,
-            zero: 0.into(),
+            written_count: narrow(written_runs.len())?,
             pages_at: U64::new(pages_at as u64),
             host_size: U64::new(self.host.len() as u64),
             reserved: [0; 40],

@@ -5,6 +5,7 @@ use super::slot::Slot;
 use super::template::Template;
 use rustix::io;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How much a pool keeps.
@@ -106,6 +107,37 @@ impl SlotPool {
         };
         slot.shape(template).inspect_err(|_| self.state().slots -= 1)?;
         Ok(slot)
+    }
+
+    /// Makes sure that `count` idle slots are as `template` says, as far as idle ones are kept.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn prepare_for(&self, template: &Arc<Template>, count: usize) -> io::Result<()> {
+        let (mut slots, mut result) = (Vec::new(), Ok(()));
+        while slots.len() < count.min(self.limits.idle) && result.is_ok() {
+            result = self.take(template).map(|slot| slots.push(slot));
+        }
+        // Nobody has used them, so there is nothing to reset.
+        let mut state = self.state();
+        for slot in slots {
+            if state.idle.len() + state.blank.len() < self.limits.idle {
+                state.give(slot);
+            } else {
+                state.slots -= 1;
+            }
+        }
+        result
+    }
+
+    /// The pages in memory of a slot that are not those of its template's files, as ascending ranges in bytes from its beginning: what was written,
+    /// and what was written by another user before and restored. `None` if that can't be told.
+    #[must_use]
+    pub fn written(&self, slot: &Slot) -> Option<Vec<Range<usize>>> {
+        let base = slot.base().as_ptr().addr();
+        let mut runs = Vec::new();
+        self.scanner.written(base..base + slot.open(), usize::MAX - 1, |run| runs.push(run.start - base..run.end - base))?;
+        Some(runs)
     }
 
     /// Gives back a slot of this pool that nobody uses any more.

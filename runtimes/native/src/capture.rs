@@ -93,6 +93,25 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// The pages of its own memories that were written since it was instantiated or woke, or that were written in its slots before and
+    /// restored. `None` if the operating system does not tell.
+    ///
+    /// # Panics
+    /// When the instance is of another store.
+    pub fn written<S: AsStore>(self, store: &S) -> Option<Vec<WrittenMemory>> {
+        let (inner, data) = self.data(store);
+        let counts = &data.module.native().layout.counts;
+        let of_memory = |own: u32| {
+            let memory = &inner.memories[(data.first_memory + own) as usize];
+            let runs = inner.engine.memories().written(&memory.slot)?;
+            let page = |at: usize| (at / heap::PAGE) as u64;
+            Some((counts.imported_memories + own, runs.into_iter().map(|run| page(run.start)..page(run.end)).collect()))
+        };
+        (0..counts.memories).map(of_memory).collect()
+    }
+}
+
 /// A value as a snapshot has it, or what is in the way.
 pub(crate) fn captured(store: &StoreInner, instance: u32, ty: ValueType, bytes: [u8; 16]) -> Result<Value, &'static str> {
     let [a, b, c, d, e, f, g, h, ..] = bytes;
@@ -161,13 +180,29 @@ fn ranges(store: &StoreInner, instance: u32, data: &InstanceData, own: u32) -> R
     Ok(ranges)
 }
 
+/// What a snapshot has beside the state of the instance. By default nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SnapshotParts<'a> {
+    /// Snapshots that it is over, base first, of which each is over the one before.
+    pub layers: &'a [HeapFile],
+    /// The call stack, if a function was running.
+    pub stack: Option<&'a CapturedStack>,
+    /// What the host notes of its own state.
+    pub host: &'a [u8],
+    /// What will be written soon: what [`Instance::written`] said of an instance that woke from this state.
+    pub written: &'a [WrittenMemory],
+}
+
+/// Index of a memory, and pages of 4,096 bytes in it, ascending.
+pub type WrittenMemory = (u32, Vec<std::ops::Range<u64>>);
+
 impl CapturedState<'_> {
-    /// The state as a snapshot: over `layers`, base first, of which each is over the one before; without any, by itself. With the call stack
-    /// if a function was running, and with what the host notes of its own state.
+    /// The state as a snapshot.
     ///
     /// # Errors
-    /// When a layer is no heap snapshot.
-    pub fn to_snapshot(&self, layers: &[HeapFile], stack: Option<&CapturedStack>, host: &[u8]) -> Result<Vec<u8>, Error> {
+    /// When a layer is no heap snapshot, or what is added does not go with the state.
+    pub fn to_snapshot(&self, parts: &SnapshotParts<'_>) -> Result<Vec<u8>, Error> {
+        let layers = parts.layers;
         let below = layers.iter().map(HeapFile::snapshot).collect::<Result<Vec<_>, _>>()?;
         let builder = layers.last().map_or_else(HeapBuilder::new, |last| HeapBuilder::over(last.digest(), &below));
         let builder = self.memories.iter().fold(builder, |builder, (index, bytes)| builder.memory(*index, bytes));
@@ -176,8 +211,12 @@ impl CapturedState<'_> {
         let builder = tables.fold(builder, |builder, (index, len, ranges)| {
             builder.table(*index, *len, ranges.iter().map(|(first, elements)| (*first, elements)))
         });
-        let frames = stack.map_or(&[][..], CapturedStack::frames).iter();
+        let frames = parts.stack.map_or(&[][..], CapturedStack::frames).iter();
         let builder = frames.fold(builder, |builder, frame| builder.frame(frame.function, frame.site, &frame.values));
-        Ok(builder.dropped(&self.dropped_data, &self.dropped_elements).host(host).encode(self.source)?)
+        let builder = parts.written.iter().fold(builder, |builder, (memory, pages)| {
+            let runs = pages.iter().map(|run| (run.start, u32::try_from(run.end - run.start).unwrap_or(u32::MAX)));
+            runs.fold(builder, |builder, (first, pages)| builder.written(*memory, first, pages))
+        });
+        Ok(builder.dropped(&self.dropped_data, &self.dropped_elements).host(parts.host).encode(self.source)?)
     }
 }

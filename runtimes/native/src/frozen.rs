@@ -157,6 +157,20 @@ impl Frozen {
         &self.inner.module
     }
 
+    /// Makes slots for `count` instances ahead, so that the first ones need not wait for it.
+    ///
+    /// # Errors
+    /// When the engine's slots are used up, or the operating system refuses.
+    pub fn prepare(&self, count: usize) -> Result<(), Error> {
+        let engine = &self.inner.engine;
+        for (templates, pool) in [(&self.inner.memories, engine.memories()), (&self.inner.tables, engine.tables())] {
+            for (template, _) in templates {
+                pool.prepare_for(template, count).map_err(Error::system("prepare a slot"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a function was running, which [`Instance::resume`](crate::Instance::resume) lets go on.
     #[must_use]
     pub fn has_stack(&self) -> bool {
@@ -223,6 +237,9 @@ fn memories(
         let damaged = || unfit(format!("the pages of memory {index} are out of bounds"));
         let runs = flatten(snapshots, index).iter().map(run).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
         let template = Template::new(usize::try_from(size).map_err(|_| damaged())?, runs, windows).map_err(|_| damaged())?;
+        let written = top.written().iter().filter(|run| top.memories().get(run.memory.get() as usize) == Some(memory));
+        let written = written.filter_map(|run| Some(bytes(run.first.get())?..bytes(run.first.get() + u64::from(run.pages.get()))?));
+        let template = template.with_written(written);
         windows -= template.windows();
         Ok((Arc::new(template), pages))
     };

@@ -43,7 +43,7 @@ mod value;
 mod wake;
 
 pub use callstack::{CapturedFrame, CapturedStack};
-pub use capture::CapturedState;
+pub use capture::{CapturedState, SnapshotParts, WrittenMemory};
 pub use config::{Config, Limits};
 pub use engine::{Engine, host_cpu};
 pub use error::{Error, HostError};

@@ -6,7 +6,8 @@ use common::{compile, engine, load, trap_of};
 use preheat_image::abi::ValueType;
 use preheat_image::heap::{HeapBuilder, HeapSnapshot, Value};
 use preheat_native::{
-    Config, Engine, Error, Extern, Frozen, Func, HeapFile, Instance, Limits, Linker, Module, PoolLimits, Store, TrapCode, Val,
+    Config, Engine, Error, Extern, Frozen, Func, HeapFile, Instance, Limits, Linker, Module, PoolLimits, SnapshotParts, Store, TrapCode,
+    Val,
 };
 
 fn module(engine: &Engine, wat: &str) -> Module {
@@ -15,7 +16,7 @@ fn module(engine: &Engine, wat: &str) -> Module {
 
 /// The state of an instance over `layers`.
 fn frozen_bytes(store: &Store<()>, instance: Instance, layers: &[HeapFile]) -> Vec<u8> {
-    instance.capture(store).unwrap().to_snapshot(layers, None, b"").unwrap()
+    instance.capture(store).unwrap().to_snapshot(&SnapshotParts { layers, ..SnapshotParts::default() }).unwrap()
 }
 
 fn call(store: &mut Store<()>, instance: Instance, name: &str, params: &[i32]) -> i32 {
