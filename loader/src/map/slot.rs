@@ -48,19 +48,14 @@ impl Slot {
         for window in template.mapped() {
             self.region.map_file(window.at..window.end(), window.file.file(), window.offset as u64)?;
         }
-        self.copy_runs(template, &(0..template.len));
+        self.copy_runs(template, &(0..template.len()));
         self.template = Some(template.clone());
         Ok(())
     }
 
-    /// Writes the runs that are not mapped, where they are in `range`.
+    /// Writes what is not mapped, or wrong where it is mapped, in `range`.
     fn copy_runs(&mut self, template: &Template, range: &Range<usize>) {
-        for (run, _) in template.runs.iter().zip(&template.mapped).filter(|(_, mapped)| !**mapped) {
-            let part = run.at.max(range.start)..(run.at + run.len).min(range.end);
-            if !part.is_empty() {
-                template.restore(part.start, &mut self.bytes_mut()[part]);
-            }
-        }
+        template.copy(range, self.bytes_mut());
     }
 
     /// Makes it what it was before it was used. Up to `keep` written pages stay in memory, those that it was grown by included: the next
@@ -89,9 +84,9 @@ impl Slot {
         }
         self.areas.end(whole);
         self.forget(&template, done..open)?;
-        if open > template.len {
-            self.region.protect(template.len..open, Access::None)?;
-            self.open = template.len;
+        if open > template.len() {
+            self.region.protect(template.len()..open, Access::None)?;
+            self.open = template.len();
         }
         Ok(())
     }
