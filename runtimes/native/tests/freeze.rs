@@ -48,7 +48,7 @@ fn nested_loops_go_on_in_the_middle() {
     // The stack is two frames: `main`, and the import with its parameter.
     let snapshot = HeapSnapshot::parse(images[4].bytes()).unwrap();
     let frames: Vec<_> = snapshot.frames().map(|(frame, values)| (frame.function.get(), frame.site.get() == NONE, values.len())).collect();
-    assert_eq!(frames, [(1, false, 5), (0, true, 1)]);
+    assert_eq!(frames, [(1, false, 4), (0, true, 1)]);
     assert_eq!(snapshot.frames().nth(1).unwrap().1[0].bytes[..4], 11i32.to_le_bytes());
 }
 
