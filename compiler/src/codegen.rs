@@ -1,14 +1,18 @@
 //! From CLIF to bytes, with what the linker and the tables of the code object need.
 
 use crate::CompileError;
+use crate::freeze::{FunctionSites, Shadow};
 use crate::helpers::Helper;
 use crate::translate::namespace;
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::ir::{self, ExternalName};
+use cranelift_codegen::ir::{self, ExternalName, StackSlot};
 use cranelift_codegen::isa::TargetIsa;
-use cranelift_codegen::{CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget};
+use cranelift_codegen::{
+    CodegenError, Context, ExceptionContextLoc, Final, FinalizedMachExceptionHandler, FinalizedRelocTarget, MachBufferFinalized,
+};
 use preheat_image::abi::{NONE, TrapCode};
+use preheat_image::native::SiteValue;
 
 /// What code refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +52,27 @@ pub(crate) struct Compiled {
     /// From where on code comes from which offset in the Wasm; [`NONE`] for none.
     pub(crate) addresses: Vec<(u32, u32)>,
     pub(crate) call_sites: Vec<CallSite>,
+    pub(crate) sites: Vec<CapturedSite>,
+}
+
+/// A call of capture code.
+#[derive(Debug)]
+pub(crate) struct CapturedSite {
+    pub(crate) return_to: u32,
+    pub(crate) function: u32,
+    /// Offset of the call in the Wasm.
+    pub(crate) site: u32,
+    /// How far the shadow frame begins below the frame pointer.
+    pub(crate) frame: u32,
+    pub(crate) values: Vec<SiteValue>,
+}
+
+/// What is captured in a function.
+pub(crate) struct Captured<'c> {
+    pub(crate) function: u32,
+    pub(crate) sites: &'c FunctionSites,
+    pub(crate) shadow: &'c Shadow,
+    pub(crate) slot: StackSlot,
 }
 
 /// Compiles the function in `context`. `what` names it in errors.
@@ -56,6 +81,7 @@ pub(crate) fn compile(
     isa: &dyn TargetIsa,
     control: &mut ControlPlane,
     address_map: bool,
+    captured: Option<&Captured<'_>>,
     what: &dyn Fn() -> String,
 ) -> Result<Compiled, CompileError> {
     let result = context.compile(isa, control).map(|_| ()).map_err(|error| match error.inner {
@@ -118,10 +144,29 @@ pub(crate) fn compile(
         }
         output.call_sites.push(CallSite { return_to: site.ret_addr, frame_size, handlers });
     }
+    if let Some(captured) = captured {
+        output.sites = captured_sites(&compiled.buffer, captured).ok_or_else(|| failed("a call of capture code has no place".into()))?;
+    }
     if address_map {
         output.addresses = addresses(compiled.buffer.get_srclocs_sorted(), output.code.len());
     }
     Ok(output)
+}
+
+/// The calls that are sites: their return addresses follow an instruction of the site's place in the Wasm.
+fn captured_sites(buffer: &MachBufferFinalized<Final>, captured: &Captured<'_>) -> Option<Vec<CapturedSite>> {
+    let layout = buffer.frame_layout()?;
+    let frame = layout.frame_to_fp_offset.checked_sub(layout.stackslots.get(captured.slot)?.offset)?;
+    let places = buffer.get_srclocs_sorted();
+    let mut sites = Vec::new();
+    for call in buffer.call_sites() {
+        let after = places.partition_point(|place| place.start < call.ret_addr);
+        let place = after.checked_sub(1).map(|at| &places[at]).filter(|place| call.ret_addr <= place.end);
+        let Some(layout) = place.and_then(|place| captured.sites.at(place.loc.bits())) else { continue };
+        let values = captured.shadow.values(captured.sites, layout);
+        sites.push(CapturedSite { return_to: call.ret_addr, function: captured.function, site: layout.offset, frame, values });
+    }
+    Some(sites)
 }
 
 /// Our code for a trap of Cranelift's.

@@ -26,6 +26,20 @@ pub enum CompileError {
         /// What is too large.
         what: String,
     },
+    /// A program can't be frozen or resumed there.
+    #[error("{function} has no call at offset {offset:#x} of the Wasm at which it could be resumed")]
+    NoSite {
+        /// The function in which the site should be.
+        function: String,
+        /// Its offset in the Wasm bytes.
+        offset: u32,
+    },
+    /// A resume object was asked for with a code object to which it can't belong.
+    #[error("can't make a resume object: {message}")]
+    Base {
+        /// What is wrong with the code object.
+        message: String,
+    },
     /// The code generator failed: a defect in this crate or in Cranelift.
     #[error("can't generate code for {what}: {message}")]
     Codegen {

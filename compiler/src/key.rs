@@ -1,10 +1,11 @@
 //! Everything that can change a code object, as fields of its build key.
 
-use crate::Compiler;
-use preheat_image::abi::ABI_VERSION;
+use crate::{Compiler, Site};
+use preheat_image::abi::{ABI_VERSION, NONE};
 use preheat_image::key::field;
 use preheat_image::statement::Kind;
 use preheat_image::{Digest, KeyFields};
+use std::collections::BTreeSet;
 
 /// The name of the engine in manifests and keys.
 pub const ENGINE: &str = "native";
@@ -35,6 +36,18 @@ impl Compiler {
             .with(field::PROFILE, "")
     }
 
+    /// Everything that can change the resume object of the Wasm bytes `source` for these sites, with the code object `base`.
+    #[must_use]
+    pub fn resume_key_fields(&self, source: &Digest, base: &Digest, sites: &[Site]) -> KeyFields {
+        let sites: BTreeSet<Site> = sites.iter().copied().collect();
+        let text = |site: Site| match site.offset {
+            NONE => format!("{}:import", site.function),
+            offset => format!("{}:{offset:#x}", site.function),
+        };
+        let sites: Vec<String> = sites.into_iter().map(text).collect();
+        self.key_fields(source).with(field::BASE, base).with(field::SITES, sites.join(" "))
+    }
+
     /// Digest over Cranelift's settings. Its verifier changes no code and so is not among them.
     fn flags_digest(&self) -> Digest {
         let flags = self.isa.flags().iter().chain(self.isa.isa_flags());
@@ -61,8 +74,23 @@ mod tests {
         assert_eq!(differing(CompileOptions { optimize: Optimize::None, ..base }), ["options", "options-digest"]);
         assert_eq!(differing(CompileOptions { interruptible: false, ..base }), ["options"]);
         assert_eq!(differing(CompileOptions { address_map: false, ..base }), ["options"]);
+        assert_eq!(differing(CompileOptions { capture: true, ..base }), ["options"]);
         assert_eq!(differing(CompileOptions { verify: true, threads: NonZeroUsize::new(1), ..base }), Vec::<String>::new());
         let other = Compiler::new(base).unwrap().key_fields(&Digest::of(b"other"));
         assert_eq!(key(base).differences(&other).iter().map(|(name, ..)| *name).collect::<Vec<_>>(), [field::SOURCE]);
+    }
+
+    #[test]
+    fn base_and_sites_change_the_key_of_a_resume_object_and_their_order_does_not() {
+        let compiler = Compiler::new(CompileOptions::new(CpuLevel::V2)).unwrap();
+        let (source, base) = (Digest::of(b"wasm"), Digest::of(b"base"));
+        let site = |function, offset| Site { function, offset };
+        let key = compiler.resume_key_fields(&source, &base, &[site(7, 0x20), site(0, NONE)]);
+        assert_eq!(key.get(field::SITES), Some("0:import 7:0x20"));
+        assert_eq!(key, compiler.resume_key_fields(&source, &base, &[site(0, NONE), site(7, 0x20), site(7, 0x20)]));
+        let differing = |other: KeyFields| key.differences(&other).iter().map(|(name, ..)| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(differing(compiler.resume_key_fields(&source, &base, &[site(7, 0x20)])), [field::SITES]);
+        assert_eq!(differing(compiler.resume_key_fields(&source, &Digest::of(b"other"), &[site(7, 0x20), site(0, NONE)])), [field::BASE]);
+        assert_eq!(differing(compiler.key_fields(&source)), [field::BASE, field::SITES]);
     }
 }

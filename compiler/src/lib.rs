@@ -12,6 +12,8 @@
 //! | `trampolines`, `helpers` | the functions in the text that are not the module's |
 //! | `codegen`, `parallel` | CLIF to bytes, on several threads |
 //! | `segments` | initial memories and tables |
+//! | `freeze/` | where a program can be frozen, and what must survive there |
+//! | `resume` | resume objects |
 //! | `link` | everything to a code object |
 //! | `key` | everything that can change a code object |
 //!
@@ -23,11 +25,13 @@ mod codegen;
 mod constants;
 mod error;
 mod features;
+mod freeze;
 mod helpers;
 mod key;
 mod link;
 mod module;
 mod parallel;
+mod resume;
 mod segments;
 mod signature;
 mod target;
@@ -35,6 +39,7 @@ mod trampolines;
 mod translate;
 
 pub use error::CompileError;
+pub use freeze::Site;
 pub use key::{BUILD_ID, COMPILER, ENGINE, FEATURES, TARGET};
 
 use cranelift_codegen::isa::OwnedTargetIsa;
@@ -76,6 +81,8 @@ pub struct CompileOptions {
     pub interruptible: bool,
     /// Whether to write the table that leads from code back to Wasm.
     pub address_map: bool,
+    /// Whether calls keep what is live, so that a running program can be frozen: for builds, not for production.
+    pub capture: bool,
     /// Whether Cranelift checks what it is given: for tests. Changes no code.
     pub verify: bool,
     /// How many threads compile; without, as many as the process may use. Changes no code.
@@ -86,13 +93,14 @@ impl CompileOptions {
     /// The usual options for a CPU level.
     #[must_use]
     pub const fn new(cpu: CpuLevel) -> Self {
-        Self { cpu, optimize: Optimize::Speed, interruptible: true, address_map: true, verify: false, threads: None }
+        Self { cpu, optimize: Optimize::Speed, interruptible: true, address_map: true, capture: false, verify: false, threads: None }
     }
 
     /// All options that change code, but the CPU level, as text for build keys.
     fn to_key_text(self) -> String {
         let yes = |on: bool| if on { "yes" } else { "no" };
-        format!("optimize={} interruptible={} address-map={}", self.optimize.name(), yes(self.interruptible), yes(self.address_map))
+        let (interruptible, address_map) = (yes(self.interruptible), yes(self.address_map));
+        format!("optimize={} interruptible={interruptible} address-map={address_map} capture={}", self.optimize.name(), yes(self.capture))
     }
 }
 

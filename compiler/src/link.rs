@@ -3,13 +3,14 @@
 use crate::codegen::{Compiled, Target};
 use crate::constants::Init;
 use crate::module::{Elements, ImportType, Module, Placement, narrow};
-use crate::parallel::ModuleCode;
+use crate::parallel::{Called, ModuleCode};
 use crate::signature::FunctionType;
 use crate::{CompileError, CompileOptions, segments};
 use preheat_image::abi::NONE;
 use preheat_image::native::{
     AddressRecord, CallSite, ConstKind, ConstOp, DataSegment, ElementSegment, ExportRecord, Expression, ExternKind, FunctionRange,
-    FunctionRecord, GlobalRecord, HandlerRecord, ImportRecord, NameRecord, NativeParts, RangeKind, SegmentMode, StringRange, TypeRecord,
+    FunctionRecord, GlobalRecord, HandlerRecord, ImportRecord, NameRecord, NativeParts, RangeKind, SegmentMode, SiteRecord, StringRange,
+    TypeRecord,
 };
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -27,7 +28,8 @@ pub(crate) fn link(
     bodies: &[(u32, u32)],
     options: &CompileOptions,
 ) -> Result<NativeParts, CompileError> {
-    let mut parts = NativeParts { interruptible: options.interruptible, start: module.start, ..NativeParts::default() };
+    let mut parts =
+        NativeParts { interruptible: options.interruptible, capture: options.capture, start: module.start, ..NativeParts::default() };
     let counts = module.imported();
     parts.imported_functions = counts.imported_functions;
     parts.imported_memories = counts.imported_memories;
@@ -35,8 +37,6 @@ pub(crate) fn link(
     parts.imported_tables = counts.imported_tables;
     parts.imported_tags = counts.imported_tags;
 
-    // The empty name, to which symbols without name lead.
-    parts.strings.push(0);
     let mut text = Text::new(&mut parts);
     let imported = counts.imported_functions;
     let mut functions = Vec::new();
@@ -51,16 +51,10 @@ pub(crate) fn link(
     for (ty, compiled) in code.host {
         host.insert(ty, text.place(compiled, RangeKind::Host, ty, (0, 0), |parts| name(parts, &format!("host[{ty}]")))?);
     }
-    for (libcall, compiled) in code.libcalls {
-        let number = u32::from(libcall.number());
-        text.place(compiled, RangeKind::Libcall, number, (0, 0), |parts| name(parts, &format!("libcall.{}", libcall.name())))?;
-    }
-    for (helper, compiled) in code.helpers {
-        text.place(compiled, RangeKind::Helper, helper.number(), (0, 0), |parts| name(parts, &format!("helper.{}", helper.name())))?;
-    }
+    text.place_called(code.called)?;
     text.resolve()?;
 
-    types(&mut parts, module, &enter, &host)?;
+    types(&mut parts, &module.types, &enter, &host)?;
     parts.functions = functions_by_index(module, &functions);
     imports_and_exports(&mut parts, module)?;
     names(&mut parts, module);
@@ -78,19 +72,33 @@ pub(crate) fn link(
 }
 
 /// Text that is being put together.
-struct Text<'p> {
+pub(crate) struct Text<'p> {
     parts: &'p mut NativeParts,
     places: HashMap<Target, u32>,
     relocations: Vec<(u32, Target, i64)>,
 }
 
 impl<'p> Text<'p> {
-    fn new(parts: &'p mut NativeParts) -> Self {
+    pub(crate) fn new(parts: &'p mut NativeParts) -> Self {
+        // The empty name, to which symbols without name lead.
+        parts.strings.push(0);
         Self { parts, places: HashMap::new(), relocations: Vec::new() }
     }
 
+    /// Appends stubs and helpers.
+    pub(crate) fn place_called(&mut self, called: Called) -> Result<(), CompileError> {
+        for (libcall, compiled) in called.libcalls {
+            let number = u32::from(libcall.number());
+            self.place(compiled, RangeKind::Libcall, number, (0, 0), |parts| name(parts, &format!("libcall.{}", libcall.name())))?;
+        }
+        for (helper, compiled) in called.helpers {
+            self.place(compiled, RangeKind::Helper, helper.number(), (0, 0), |parts| name(parts, &format!("helper.{}", helper.name())))?;
+        }
+        Ok(())
+    }
+
     /// Appends code and its records; gives where it begins.
-    fn place(
+    pub(crate) fn place(
         &mut self,
         compiled: Compiled,
         kind: RangeKind,
@@ -138,6 +146,18 @@ impl<'p> Text<'p> {
                 context: context.into(),
             }));
         }
+        for site in compiled.sites {
+            let first = narrow(parts.site_values.len(), "what must be kept at calls")?;
+            parts.sites.push(SiteRecord {
+                return_to: (start + site.return_to).into(),
+                function: site.function.into(),
+                site: site.site.into(),
+                frame: site.frame.into(),
+                first: first.into(),
+                count: narrow(site.values.len(), "what must be kept at calls")?.into(),
+            });
+            parts.site_values.extend(site.values);
+        }
         parts.ranges.push(FunctionRange {
             start: start.into(),
             size: narrow(compiled.code.len(), "a function")?.into(),
@@ -151,7 +171,7 @@ impl<'p> Text<'p> {
     }
 
     /// Writes the distances to all targets.
-    fn resolve(self) -> Result<(), CompileError> {
+    pub(crate) fn resolve(self) -> Result<(), CompileError> {
         for (offset, target, addend) in self.relocations {
             let failed = |what: &str| CompileError::Codegen { what: "the text".into(), message: format!("{what} {target:?}") };
             let place = self.places.get(&target).ok_or_else(|| failed("there is no"))?;
@@ -165,7 +185,7 @@ impl<'p> Text<'p> {
 }
 
 /// Appends a symbol's name; gives where it is.
-fn name(parts: &mut NativeParts, name: &str) -> Result<u32, CompileError> {
+pub(crate) fn name(parts: &mut NativeParts, name: &str) -> Result<u32, CompileError> {
     let at = narrow(parts.strings.len(), "the names of functions")?;
     parts.strings.extend_from_slice(name.as_bytes());
     parts.strings.push(0);
@@ -194,8 +214,13 @@ fn names(parts: &mut NativeParts, module: &Module<'_>) {
     parts.names.splice(0..0, imported);
 }
 
-fn types(parts: &mut NativeParts, module: &Module<'_>, enter: &HashMap<u32, u32>, host: &HashMap<u32, u32>) -> Result<(), CompileError> {
-    for (number, ty) in (0u32..).zip(&module.types) {
+pub(crate) fn types(
+    parts: &mut NativeParts,
+    types: &[FunctionType],
+    enter: &HashMap<u32, u32>,
+    host: &HashMap<u32, u32>,
+) -> Result<(), CompileError> {
+    for (number, ty) in (0u32..).zip(types) {
         let first = narrow(parts.value_types.len(), "the type section")?;
         parts.value_types.extend(ty.params.iter().chain(&ty.results).map(|ty| ty.number()));
         parts.types.push(TypeRecord {

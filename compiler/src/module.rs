@@ -8,8 +8,8 @@ use preheat_image::abi::{ContextCounts, ContextLayout, MAX_TYPE, ValueType};
 use preheat_image::native::ExternKind;
 use std::collections::HashMap;
 use wasmparser::{
-    DataKind, ElementItems, ElementKind, ExternalKind, FuncToValidate, FunctionBody, Name, Parser, Payload, TypeRef, ValidPayload,
-    Validator, ValidatorResources,
+    DataKind, ElementItems, ElementKind, ExternalKind, FuncToValidate, FunctionBody, Name, Operator, Parser, Payload, TypeRef,
+    ValidPayload, Validator, ValidatorResources,
 };
 
 /// A table, imported or own.
@@ -187,6 +187,23 @@ impl Module<'_> {
     /// How many functions are imported, and so on: what an index is less than if it is an import.
     pub(crate) fn imported(&self) -> &ContextCounts {
         &self.layout.counts
+    }
+
+    /// The number of the type of what a `call` or `call_indirect` calls.
+    pub(crate) fn called_type(&self, call: &Operator<'_>) -> Option<u32> {
+        match *call {
+            Operator::Call { function_index } => Some(self.functions[function_index as usize]),
+            Operator::CallIndirect { type_index, .. } => Some(self.type_numbers[type_index as usize]),
+            _ => None,
+        }
+    }
+
+    /// A function for messages.
+    pub(crate) fn describe(&self, function: u32) -> String {
+        match self.name(function) {
+            Some(name) => format!("function {function} ({name})"),
+            None => format!("function {function}"),
+        }
     }
 
     /// The name of a function for messages: from the name section, else that of an export.

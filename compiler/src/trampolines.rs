@@ -4,7 +4,7 @@ mod small;
 
 use crate::module::Module;
 use crate::signature::{self, FunctionType, clif_type, system_v};
-use crate::translate::{constant_record, record, trap_code};
+use crate::translate::{constant_record, record, resume_type, trap_code, value_place};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I32, I64};
 use cranelift_codegen::ir::{Function, InstBuilder as _, Signature, StackSlotData, StackSlotKind, UserFuncName, Value};
@@ -97,6 +97,22 @@ pub(crate) fn host(ty: &FunctionType, config: TargetFrontendConfig) -> Function 
         let results: Vec<Value> =
             ty.results.iter().enumerate().map(|(index, ty)| builder.ins().load(clif_type(*ty), record(), values, slot(index))).collect();
         builder.ins().return_(&results);
+    })
+}
+
+/// What calls an imported function of type `ty` with the parameters in a wake frame. `place` is where the context has the import. It leaves no
+/// frame of its own.
+pub(crate) fn import(ty: &FunctionType, place: i32, config: TargetFrontendConfig) -> Function {
+    build(resume_type(&ty.results).guest(), config, |builder, params| {
+        let [context, wake_frame] = *params else { unreachable!("the signature has two parameters") };
+        let code = builder.ins().load(I64, constant_record(), context, place + offset::IMPORTED_FUNCTION_CODE);
+        let callee = builder.ins().load(I64, constant_record(), context, place + offset::IMPORTED_FUNCTION_CONTEXT);
+        let mut arguments = vec![callee];
+        for (index, ty) in ty.params.iter().enumerate() {
+            arguments.push(builder.ins().load(clif_type(*ty), record(), wake_frame, value_place(index)));
+        }
+        let signature = builder.import_signature(ty.guest());
+        builder.ins().return_call_indirect(signature, code, &arguments);
     })
 }
 

@@ -33,6 +33,11 @@ pub mod field {
     pub const OPTIONS_DIGEST: &str = "options-digest";
     /// Digest of the profile that steered the compiler.
     pub const PROFILE: &str = "profile";
+    /// Of a resume object: digest of the code object to which it belongs.
+    pub const BASE: &str = "base";
+    /// Of a resume object: where the program is frozen, `FUNCTION:OFFSET` (`FUNCTION:import` for an imported function), ascending, joined by
+    /// blanks.
+    pub const SITES: &str = "sites";
     /// How the function is called: a JSON array of its kind and its name.
     pub const FUNCTION: &str = "function";
     /// Arguments that are part of the image, a JSON array.

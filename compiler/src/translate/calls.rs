@@ -39,6 +39,12 @@ impl Translator<'_, '_> {
         let module = self.env.module;
         let ty = module.functions[index as usize];
         if index >= module.imported().imported_functions {
+            if let Some(base) = self.env.base {
+                // In another text, whose place only the context knows.
+                let text = self.constant_field(I64, self.context, offset::CONTEXT_TEXT_BASE);
+                let code = self.builder.ins().iadd_imm_s(text, i64::from(base[index as usize].code.get()));
+                return (Callee::Indirect(self.signature(ty), code), self.context);
+            }
             let function = self.local_function(namespace::FUNCTION, index, |this| this.signature(ty));
             return (Callee::Direct(function), self.context);
         }
@@ -58,6 +64,7 @@ impl Translator<'_, '_> {
     fn emit_call(&mut self, callee: &Callee, context: Value, ty: u32) {
         self.calls = true;
         let arguments = self.arguments(context, ty);
+        self.store_site();
         let results = self.try_call(callee, &arguments);
         self.stack.extend(results);
     }

@@ -1,5 +1,6 @@
 //! Blocks, loops, conditions and branches.
 
+use super::capture::Held;
 use super::exceptions::Clause;
 use super::{Translator, block_args};
 use crate::CompileError;
@@ -13,13 +14,15 @@ use wasmparser::{BlockType, BrTable, Operator};
 pub(super) struct Frame {
     pub(super) kind: FrameKind,
     /// Where it is left; what is on top of the stack then are the block's parameters.
-    exit: Block,
+    pub(super) exit: Block,
     /// Something branches to `exit`.
-    exit_reached: bool,
+    pub(super) exit_reached: bool,
     params: usize,
-    results: usize,
+    pub(super) results: usize,
     /// How many operands are below its parameters.
-    height: usize,
+    pub(super) height: usize,
+    /// What the shadow frame holds wherever a branch goes to `exit`.
+    pub(super) held: Option<Held>,
 }
 
 pub(super) enum FrameKind {
@@ -33,9 +36,20 @@ pub(super) enum FrameKind {
     If {
         otherwise: Block,
         arguments: Vec<Value>,
+        /// What the shadow frame holds at its beginning.
+        held: Option<Held>,
     },
     /// The second part.
     Else,
+    /// A loop around the site of a resume function, while its interrupted iteration is finished. Branches go to the header, behind which
+    /// the whole loop comes once more.
+    ResumedLoop {
+        header: Block,
+        /// Position of its first instruction.
+        begin: usize,
+    },
+    /// The first part of a condition that holds the site of a resume function; its second part can't be reached.
+    ResumedIf,
     /// A block whose calls have landing pads.
     TryTable {
         clauses: Vec<Clause>,
@@ -48,7 +62,7 @@ impl Frame {
     /// Where a branch goes, and with how many operands.
     fn target(&self) -> (Block, usize) {
         match self.kind {
-            FrameKind::Loop { header } => (header, self.params),
+            FrameKind::Loop { header } | FrameKind::ResumedLoop { header, .. } => (header, self.params),
             _ => (self.exit, self.results),
         }
     }
@@ -58,8 +72,15 @@ impl Translator<'_, '_> {
     /// Begins the frame of the function.
     pub(super) fn push_function_frame(&mut self, results: &[Type]) {
         let exit = self.block(results);
-        let frame = Frame { kind: FrameKind::Function, exit, exit_reached: false, params: 0, results: results.len(), height: 0 };
-        self.frames.push(frame);
+        self.frames.push(Frame {
+            kind: FrameKind::Function,
+            exit,
+            exit_reached: false,
+            params: 0,
+            results: results.len(),
+            height: 0,
+            held: None,
+        });
     }
 
     pub(super) fn control(&mut self, operator: &Operator<'_>) -> Result<bool, CompileError> {
@@ -74,6 +95,7 @@ impl Translator<'_, '_> {
                 self.builder.switch_to_block(header);
                 self.stack.extend_from_slice(self.builder.block_params(header));
                 self.push_frame(FrameKind::Loop { header }, header, params.len(), results.len());
+                self.forget_held();
                 self.check_interrupt();
             }
             Operator::If { blockty } => {
@@ -85,7 +107,8 @@ impl Translator<'_, '_> {
                 self.builder.ins().brif(condition, then, &[], otherwise, &[]);
                 self.builder.seal_block(then);
                 self.builder.seal_block(otherwise);
-                self.push_frame(FrameKind::If { otherwise, arguments }, exit, params.len(), results.len());
+                let held = self.held();
+                self.push_frame(FrameKind::If { otherwise, arguments, held }, exit, params.len(), results.len());
                 self.builder.switch_to_block(then);
             }
             Operator::Else => self.otherwise(),
@@ -138,14 +161,14 @@ impl Translator<'_, '_> {
         self.push_frame(kind, exit, params.len(), results.len());
     }
 
-    fn push_frame(&mut self, kind: FrameKind, exit: Block, params: usize, results: usize) {
+    pub(super) fn push_frame(&mut self, kind: FrameKind, exit: Block, params: usize, results: usize) {
         // In dead code the stack may lack operands.
         let height = self.stack.len().saturating_sub(params);
-        self.frames.push(Frame { kind, exit, exit_reached: false, params, results, height });
+        self.frames.push(Frame { kind, exit, exit_reached: false, params, results, height, held: None });
     }
 
     /// Parameters and results of a block.
-    fn block_types(&self, ty: BlockType) -> (Vec<Type>, Vec<Type>) {
+    pub(super) fn block_types(&self, ty: BlockType) -> (Vec<Type>, Vec<Type>) {
         let convert = |types: &[preheat_image::abi::ValueType]| types.iter().map(|ty| clif_type(*ty)).collect();
         match ty {
             BlockType::Empty => (Vec::new(), Vec::new()),
@@ -159,7 +182,7 @@ impl Translator<'_, '_> {
     }
 
     /// A block with parameters of these types.
-    fn block(&mut self, params: &[Type]) -> Block {
+    pub(super) fn block(&mut self, params: &[Type]) -> Block {
         let block = self.builder.create_block();
         for ty in params {
             self.builder.append_block_param(block, *ty);
@@ -170,9 +193,8 @@ impl Translator<'_, '_> {
     /// The frame to which a branch goes.
     fn branch(&mut self, depth: u32) -> (Block, usize) {
         let position = self.frames.len() - 1 - depth as usize;
-        let frame = &mut self.frames[position];
-        frame.exit_reached = true;
-        frame.target()
+        self.hold_at(position);
+        self.frames[position].target()
     }
 
     /// Branches with operands that are not on the stack.
@@ -228,16 +250,23 @@ impl Translator<'_, '_> {
     fn otherwise(&mut self) {
         let reachable = self.reachable;
         let frame = self.frames.last_mut().expect("validation balances blocks");
-        let FrameKind::If { otherwise, arguments } = std::mem::replace(&mut frame.kind, FrameKind::Else) else {
+        let kind = std::mem::replace(&mut frame.kind, FrameKind::Else);
+        if matches!(kind, FrameKind::Dead) {
             frame.kind = FrameKind::Dead;
             return;
-        };
+        }
         let (exit, results, height) = (frame.exit, frame.results, frame.height);
-        frame.exit_reached |= reachable;
         if reachable {
+            self.hold_at(self.frames.len() - 1);
             let values = self.pop_canonical(results);
             self.builder.ins().jump(exit, &block_args(&values));
         }
+        let FrameKind::If { otherwise, arguments, held } = kind else {
+            self.stack.truncate(height);
+            self.reachable = false;
+            return;
+        };
+        self.set_held(held);
         self.builder.switch_to_block(otherwise);
         self.stack.truncate(height);
         self.stack.extend(arguments);
@@ -262,7 +291,8 @@ impl Translator<'_, '_> {
                 self.otherwise();
                 frame = self.frames.pop().expect("it was pushed");
             }
-            FrameKind::Function | FrameKind::Block | FrameKind::Else | FrameKind::TryTable { .. } => {}
+            FrameKind::Function | FrameKind::Block | FrameKind::Else | FrameKind::ResumedIf | FrameKind::TryTable { .. } => {}
+            FrameKind::ResumedLoop { .. } => unreachable!("their end is translated elsewhere"),
         }
         if let FrameKind::TryTable { clauses } = &mut frame.kind {
             let clauses = std::mem::take(clauses);
@@ -270,6 +300,7 @@ impl Translator<'_, '_> {
             if self.reachable && clauses.iter().any(Clause::is_used) {
                 let values = self.pop_canonical(frame.results);
                 self.builder.ins().jump(frame.exit, &block_args(&values));
+                self.join_held(&mut frame.held);
                 frame.exit_reached = true;
                 self.reachable = false;
             }
@@ -279,7 +310,9 @@ impl Translator<'_, '_> {
             if self.reachable {
                 let values = self.pop_canonical(frame.results);
                 self.builder.ins().jump(frame.exit, &block_args(&values));
+                self.join_held(&mut frame.held);
             }
+            self.set_held(frame.held.take());
             self.builder.switch_to_block(frame.exit);
             self.builder.seal_block(frame.exit);
             self.stack.truncate(frame.height);

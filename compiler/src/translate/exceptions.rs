@@ -13,7 +13,7 @@ use cranelift_codegen::ir::{
     Block, BlockArg, BlockCall, ExceptionTableData, ExceptionTableItem, ExceptionTag, FuncRef, InstBuilder as _, SigRef, Value,
 };
 use preheat_image::abi::{ExceptionRecord, Libcall, TrapCode, VALUE_SIZE};
-use wasmparser::{Catch, Operator};
+use wasmparser::{Catch, Operator, TryTable};
 
 /// A catch clause of a `try_table`.
 pub(super) struct Clause {
@@ -47,15 +47,8 @@ impl Translator<'_, '_> {
     pub(super) fn exception(&mut self, operator: &Operator<'_>) -> bool {
         match operator {
             Operator::TryTable { try_table } => {
-                let clauses = try_table.catches.iter().map(|catch| {
-                    let landing = self.builder.create_block();
-                    self.builder.append_block_param(landing, I64);
-                    self.builder.set_cold_block(landing);
-                    Clause { catch: *catch, landing, used: false }
-                });
-                let clauses: Vec<Clause> = clauses.collect();
-                self.tries += 1;
-                self.begin_block(FrameKind::TryTable { clauses }, try_table.ty);
+                let kind = self.try_table(try_table);
+                self.begin_block(kind, try_table.ty);
             }
             Operator::Throw { tag_index } => self.throw(*tag_index),
             Operator::ThrowRef => {
@@ -67,6 +60,18 @@ impl Translator<'_, '_> {
             _ => return false,
         }
         true
+    }
+
+    /// Begins a `try_table`.
+    pub(super) fn try_table(&mut self, try_table: &TryTable) -> FrameKind {
+        let clauses = try_table.catches.iter().map(|catch| {
+            let landing = self.builder.create_block();
+            self.builder.append_block_param(landing, I64);
+            self.builder.set_cold_block(landing);
+            Clause { catch: *catch, landing, used: false }
+        });
+        self.tries += 1;
+        FrameKind::TryTable { clauses: clauses.collect() }
     }
 
     fn throw(&mut self, tag: u32) {
@@ -159,6 +164,7 @@ impl Translator<'_, '_> {
         for clause in clauses.into_iter().filter(|clause| clause.used) {
             self.builder.switch_to_block(clause.landing);
             self.builder.seal_block(clause.landing);
+            self.forget_held();
             let exception = self.builder.block_params(clause.landing)[0];
             let (tag, label, reference) = match clause.catch {
                 Catch::One { tag, label } => (Some(tag), label, false),

@@ -9,31 +9,38 @@
 
 mod bulk;
 mod calls;
+mod capture;
 mod control;
 mod conversions;
 mod exceptions;
 mod floats;
 mod integers;
 mod memory;
+mod resume;
 mod simd;
 mod tables;
 mod variables;
 
+use crate::freeze::{CheckedBody, FunctionSites, Shadow, SiteLayout};
 use crate::module::Module;
 use crate::signature::{clif_type, libcall_stub};
 use crate::target::Capabilities;
 use crate::{CompileError, CompileOptions};
+use capture::Capture;
 use control::Frame;
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::ir::types::{I8X16, I32, I64};
 use cranelift_codegen::ir::{
     self, AliasRegion, AliasRegionData, Block, BlockArg, Endianness, ExtFuncData, ExternalName, FuncRef, InstBuilder as _, MemFlagsData,
-    SigRef, SourceLoc, Type, UserExternalName, Value,
+    SigRef, SourceLoc, StackSlot, Type, UserExternalName, Value,
 };
 use cranelift_codegen::isa::{TargetFrontendConfig, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, Variable};
-use preheat_image::abi::{INTERRUPT_OFFSET, Libcall, TrapCode};
+use preheat_image::abi::{INTERRUPT_OFFSET, Libcall, TrapCode, ValueType};
+use preheat_image::native::FunctionRecord;
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
+
+pub(crate) use resume::{resume_type, value_place};
 
 /// What the code of a function may refer to, by the namespace of its CLIF name.
 pub(crate) mod namespace {
@@ -62,6 +69,8 @@ enum Region {
     Sizes,
     /// What never changes while code runs, or only behind a call.
     Context,
+    /// The shadow frame of capture code.
+    Shadow,
 }
 
 /// A trap code of ours as Cranelift's.
@@ -87,11 +96,19 @@ pub(crate) struct Environment<'a> {
     pub(crate) frontend: TargetFrontendConfig,
     /// Look at the interrupt page.
     pub(crate) interruptible: bool,
+    /// For the code of a resume object: the functions of its base by index.
+    pub(crate) base: Option<&'a [FunctionRecord]>,
 }
 
 impl<'a> Environment<'a> {
     pub(crate) fn new(module: &'a Module<'a>, options: &CompileOptions, isa: &dyn TargetIsa) -> Self {
-        Self { module, capabilities: Capabilities::of(options.cpu), frontend: isa.frontend_config(), interruptible: options.interruptible }
+        Self {
+            module,
+            capabilities: Capabilities::of(options.cpu),
+            frontend: isa.frontend_config(),
+            interruptible: options.interruptible,
+            base: None,
+        }
     }
 }
 
@@ -112,6 +129,9 @@ pub(crate) struct Translator<'a, 'f> {
     calls: bool,
     signatures: Vec<Option<SigRef>>,
     functions: std::collections::HashMap<UserExternalName, FuncRef>,
+    /// Where the current instruction is in the Wasm bytes.
+    offset: u32,
+    capture: Option<Capture<'a>>,
 }
 
 /// Validates the function and translates it into the function that `builder` builds.
@@ -132,7 +152,7 @@ pub(crate) fn function(
     while !reader.eof() {
         let (operator, offset) = reader.read_with_offset()?;
         validator.op(offset, &operator)?;
-        translator.builder.set_srcloc(source_location(offset));
+        translator.place(crate::module::narrow(offset, "the module")?);
         translator.operator(&operator)?;
     }
     reader.finish()?;
@@ -140,9 +160,49 @@ pub(crate) fn function(
     Ok(())
 }
 
-/// The place of an instruction; modules are smaller than 4 GiB.
-fn source_location(offset: usize) -> SourceLoc {
-    u32::try_from(offset).map_or_else(|_| SourceLoc::default(), SourceLoc::new)
+/// Translates a validated function into capture code, which keeps what is live at `sites` in a shadow frame. Gives its stack slot.
+///
+/// # Errors
+/// When it has an instruction that validation should not have let through.
+pub(crate) fn capturing<'a>(
+    env: Environment<'a>,
+    builder: FunctionBuilder<'_>,
+    body: &CheckedBody<'_>,
+    sites: &'a FunctionSites,
+    shadow: &'a Shadow,
+) -> Result<StackSlot, CompileError> {
+    let mut translator = Translator::new(env, builder);
+    translator.parameters();
+    body.locals[body.params..].iter().for_each(|ty| translator.zero_variable(*ty));
+    let slot = translator.begin_capture(sites, shadow);
+    let results: Vec<Type> = translator.builder.func.signature.returns.iter().map(|result| result.value_type).collect();
+    translator.push_function_frame(&results);
+    for (operator, offset) in &body.operators {
+        translator.place(*offset);
+        translator.operator(operator)?;
+    }
+    translator.finish();
+    Ok(slot)
+}
+
+/// Translates what is behind a site of a validated function; into capture code if there is a `shadow` frame, of which it gives the stack
+/// slot.
+///
+/// # Errors
+/// When it has an instruction that validation should not have let through.
+pub(crate) fn resuming<'a>(
+    env: Environment<'a>,
+    builder: FunctionBuilder<'_>,
+    body: &CheckedBody<'_>,
+    sites: &'a FunctionSites,
+    site: SiteLayout<'_>,
+    shadow: Option<&'a Shadow>,
+) -> Result<Option<StackSlot>, CompileError> {
+    let mut translator = Translator::new(env, builder);
+    let slot = shadow.map(|shadow| translator.begin_capture(sites, shadow));
+    translator.resume(body, sites, site)?;
+    translator.finish();
+    Ok(slot)
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -165,16 +225,36 @@ impl<'a, 'f> Translator<'a, 'f> {
             calls: false,
             signatures: vec![None; env.module.types.len()],
             functions: std::collections::HashMap::new(),
+            offset: 0,
+            capture: None,
         }
     }
 
-    /// Makes a variable of each parameter and local, numbered as in Wasm.
-    fn locals(&mut self, body: &FunctionBody<'_>, validator: &mut FuncValidator<ValidatorResources>) -> Result<(), CompileError> {
+    /// Goes to the instruction at `offset` in the Wasm bytes.
+    fn place(&mut self, offset: u32) {
+        self.offset = offset;
+        self.builder.set_srcloc(SourceLoc::new(offset));
+    }
+
+    /// Makes a variable of each parameter.
+    fn parameters(&mut self) {
         let params = self.builder.block_params(self.entry)[1..].to_vec();
         for param in params {
             let variable = self.builder.declare_var(self.builder.func.dfg.value_type(param));
             self.builder.def_var(variable, param);
         }
+    }
+
+    /// Makes a variable that begins as zero.
+    fn zero_variable(&mut self, ty: ValueType) {
+        let zero = self.zero(clif_type(ty));
+        let variable = self.builder.declare_var(clif_type(ty));
+        self.builder.def_var(variable, zero);
+    }
+
+    /// Makes a variable of each parameter and local, numbered as in Wasm.
+    fn locals(&mut self, body: &FunctionBody<'_>, validator: &mut FuncValidator<ValidatorResources>) -> Result<(), CompileError> {
+        self.parameters();
         let mut reader = body.get_binary_reader();
         for _ in 0..reader.read_var_u32()? {
             let offset = reader.original_position();
@@ -313,6 +393,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             Region::Tables => (2, "tables"),
             Region::ImportedMemory => (3, "imported memories"),
             Region::ImportedGlobal => (4, "imported globals"),
+            Region::Shadow => (8, "shadow frame"),
             Region::Memory(own) => (own << 2 | 1 << 31, "memory"),
             Region::Global(own) => (own << 2 | 1 << 30, "global"),
         };

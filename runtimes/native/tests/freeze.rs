@@ -151,7 +151,8 @@ fn functions_that_were_entered_by_tail_calls_wake() {
         6,
     );
     // The import was entered by a tail call: the function that made it has no frame.
-    let frames = |image: &Frozen| HeapSnapshot::parse(image.bytes()).unwrap().frames().map(|(frame, _)| frame.function.get()).collect::<Vec<_>>();
+    let frames =
+        |image: &Frozen| HeapSnapshot::parse(image.bytes()).unwrap().frames().map(|(frame, _)| frame.function.get()).collect::<Vec<_>>();
     assert_eq!((frames(&images[0]), frames(&images[5])), (vec![3, 1, 0], vec![3, 0]));
 }
 

@@ -13,12 +13,10 @@
 //! | `check` | both runs, compared |
 //! | `reduce` | a smaller module with the same difference |
 //! | `report` | the sum of many checks |
-//! | `freezing/` | programs that are frozen and wake, compared with themselves |
 
 #![deny(unsafe_code)]
 
 mod check;
-pub mod freezing;
 mod generate;
 mod native;
 pub mod operators;

@@ -16,16 +16,6 @@ impl CompiledHere {
     pub(crate) fn compile(compiler: &preheat_compiler::Compiler, wasm: &[u8]) -> Result<Self, preheat_compiler::CompileError> {
         compiler.compile(wasm, preheat_image::Digest::of(b"differential")).map(Self)
     }
-
-    /// A resume object for sites of the module from which `base` was compiled.
-    pub(crate) fn resume(
-        compiler: &preheat_compiler::Compiler,
-        wasm: &[u8],
-        base: &Self,
-        sites: &[preheat_compiler::Site],
-    ) -> Result<Self, preheat_compiler::CompileError> {
-        compiler.resume(wasm, &base.0, sites, preheat_image::Digest::of(b"freezing")).map(Self)
-    }
 }
 
 /// Switches on the instructions that a CPU level has beyond x86-64-v1.

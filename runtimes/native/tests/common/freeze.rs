@@ -5,7 +5,7 @@ use preheat_image::abi::NONE;
 use preheat_image::{CpuLevel, Digest};
 use preheat_loader::TrustedCode;
 use preheat_native::{
-    CapturedStack, Caller, Engine, Error, HeapFile, Instance, InstancePre, Linker, Module, ResumeCode, SnapshotParts, Store, TrapCode, Val,
+    Caller, CapturedStack, Engine, Error, HeapFile, Instance, InstancePre, Linker, Module, ResumeCode, SnapshotParts, Store, TrapCode, Val,
 };
 
 /// What the host of a program knows.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use preheat_differential::freezing::{Verdict, check, program_of};
+use preheat_freezing::{Verdict, check, program_of};
 use preheat_native::{Config, Engine};
 use std::num::NonZeroUsize;
 use std::ops::Range;

@@ -1,17 +1,25 @@
 //! Programs that are frozen at some call of the host and wake again: they must come to the same end as when they run through.
+//!
+//! A program, the call at which it is frozen and how it is compiled follow from a seed: `cargo run --release -p preheat-freezing -- --seeds
+//! 0..50_000`. Some programs are frozen once more after they woke, and again. Compared are the results or the trap, all calls of the host with
+//! their arguments, and the state in the end: memories, globals, tables, dropped segments.
+
+#![deny(unsafe_code)]
 
 mod program;
+mod random;
+#[allow(unsafe_code, reason = "the one file for it")]
+mod sys;
 
 use crate::random::Random;
-use crate::script::interesting;
-use crate::sys::{self, CompiledHere};
+use crate::sys::CompiledHere;
 use anyhow::{Context as _, Result, bail};
 use preheat_compiler::{CompileOptions, Compiler, Optimize, Site};
 use preheat_image::CpuLevel;
 use preheat_image::abi::{NONE, TrapCode, ValueType};
 use preheat_native::{
-    Caller, CapturedStack, Engine, Error, Frozen, Func, FuncType, HeapFile, Instance, InstancePre, Linker, Module, ResumeCode, SnapshotParts,
-    Store, Val,
+    Caller, CapturedStack, Engine, Error, Frozen, Func, FuncType, HeapFile, Instance, InstancePre, Linker, Module, ResumeCode,
+    SnapshotParts, Store, Val,
 };
 use std::num::NonZeroUsize;
 
@@ -115,11 +123,11 @@ fn linker() -> Result<Linker<Host>> {
 #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
 fn result(random: &mut Random, ty: ValueType) -> Val {
     match ty {
-        ValueType::I32 => Val::I32(interesting(random) as i32),
-        ValueType::I64 => Val::I64(interesting(random).cast_signed()),
-        ValueType::F32 => Val::F32(interesting(random) as u32),
-        ValueType::F64 => Val::F64(interesting(random)),
-        ValueType::V128 => Val::V128(u128::from(interesting(random)) << 64 | u128::from(interesting(random))),
+        ValueType::I32 => Val::I32(random.number() as i32),
+        ValueType::I64 => Val::I64(random.number().cast_signed()),
+        ValueType::F32 => Val::F32(random.number() as u32),
+        ValueType::F64 => Val::F64(random.number()),
+        ValueType::V128 => Val::V128(u128::from(random.number()) << 64 | u128::from(random.number())),
         ValueType::FuncRef => Val::FuncRef(None),
         ValueType::ExternRef => Val::ExternRef(None),
         ValueType::ExnRef => Val::ExnRef(None),
@@ -165,7 +173,7 @@ impl Program {
         sites.sort_unstable();
         sites.dedup();
         let code = CompiledHere::resume(&self.compiler(capture)?, &self.wasm, base, &sites)?;
-        Ok(ResumeCode::load(module, sys::trust(&code)?)?)
+        Ok(ResumeCode::load(module, code.trusted()?)?)
     }
 }
 
@@ -216,7 +224,7 @@ pub fn check(engine: &Engine, seed: u64) -> Result<Verdict> {
     let mut random = Random::new(seed, 22);
     let linker = linker()?;
     let base = CompiledHere::compile(&program.compiler(false)?, &program.wasm)?;
-    let module = Module::load(engine, sys::trust(&base)?)?;
+    let module = Module::load(engine, base.trusted()?)?;
     let pre = linker.instantiate_pre(&module)?;
     let Left::End(expected) = begin(engine, &pre, program.host(None, &[]))? else { bail!("it was frozen unasked") };
     let mut verdict = Verdict { host_calls: expected.trace.len(), trapped: expected.results.is_err(), ..Verdict::default() };
@@ -224,7 +232,7 @@ pub fn check(engine: &Engine, seed: u64) -> Result<Verdict> {
         return Ok(verdict);
     }
     let capture = CompiledHere::compile(&program.compiler(true)?, &program.wasm)?;
-    let capture_module = Module::load(engine, sys::trust(&capture)?)?;
+    let capture_module = Module::load(engine, capture.trusted()?)?;
     let capture_pre = linker.instantiate_pre(&capture_module)?;
     let mut at = random.below(expected.trace.len());
     let Left::Image(mut image) = begin(engine, &capture_pre, program.host(Some(at), &[]))? else { bail!("it was not frozen at call {at}") };
@@ -243,7 +251,8 @@ pub fn check(engine: &Engine, seed: u64) -> Result<Verdict> {
         match go_on(engine, &capture_pre, host, &frozen, &layers)? {
             Left::Image(next) => image = next,
             Left::End(end) => {
-                verdict.difference = Some(format!("woken at call {at} it was not frozen at call {next} but ended: {}", compared(&expected, &end)));
+                verdict.difference =
+                    Some(format!("woken at call {at} it was not frozen at call {next} but ended: {}", compared(&expected, &end)));
                 return Ok(verdict);
             }
         }

@@ -5,7 +5,6 @@
 //! not computed with: which NaN comes out is left open by the specification.
 
 use crate::random::Random;
-use crate::script::interesting;
 use std::fmt::Write as _;
 
 /// Types of values by letters.
@@ -87,8 +86,7 @@ pub(super) fn program(random: &mut Random) -> String {
         let mut letters = |most: usize| (0..random.below(most + 1)).map(|_| types[random.below(types.len())]).collect::<String>();
         signatures.push(if function == 0 { (String::new(), letters(3)) } else { (letters(4), letters(3)) });
     }
-    let mut program =
-        Program { random, signatures, labels: Vec::new(), params: String::new(), results: String::new(), budget: 0 };
+    let mut program = Program { random, signatures, labels: Vec::new(), params: String::new(), results: String::new(), budget: 0 };
     program.module()
 }
 
@@ -173,10 +171,10 @@ impl Program<'_> {
     fn constant(&mut self, letter: char) -> String {
         #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
         match letter {
-            'i' => format!("(i32.const {})", interesting(self.random) as i32),
-            'l' => format!("(i64.const {})", interesting(self.random).cast_signed()),
+            'i' => format!("(i32.const {})", self.random.number() as i32),
+            'l' => format!("(i64.const {})", self.random.number().cast_signed()),
             'f' | 'd' => format!("({}.const {}.5)", name(letter), self.random.below(1000)),
-            'v' => format!("(v128.const i64x2 {} {})", interesting(self.random), interesting(self.random)),
+            'v' => format!("(v128.const i64x2 {} {})", self.random.number(), self.random.number()),
             _ => self.zero(letter),
         }
     }
@@ -354,8 +352,11 @@ impl Program<'_> {
             6..=9 => {
                 // A call with any results, which are taken from the stack.
                 let host = self.random.chance(1, 2);
-                let results =
-                    if host { HOST[self.random.below(HOST.len())].1.to_owned() } else { self.signatures[self.random.below(self.signatures.len())].1.clone() };
+                let results = if host {
+                    HOST[self.random.below(HOST.len())].1.to_owned()
+                } else {
+                    self.signatures[self.random.below(self.signatures.len())].1.clone()
+                };
                 let call = self.call(&results, depth).unwrap_or_default();
                 let take: Vec<String> = results.chars().rev().map(|letter| format!("(local.set {})", self.local(letter))).collect();
                 format!("{call} {}", take.join(" "))
@@ -422,8 +423,7 @@ impl Program<'_> {
         let (types, is_loop) = (label.types.clone(), label.is_loop);
         let values = self.values(&types, depth + 1);
         let condition = self.condition(depth);
-        let condition =
-            if is_loop { format!("(i32.and {} (i32.ne (i32.const 0) {condition}))", self.fuel()) } else { condition };
+        let condition = if is_loop { format!("(i32.and {} (i32.ne (i32.const 0) {condition}))", self.fuel()) } else { condition };
         let drops = "(drop) ".repeat(types.len());
         format!("(br_if {target} {values} {condition}) {drops}")
     }
