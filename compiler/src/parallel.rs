@@ -81,7 +81,7 @@ pub(crate) fn compile(
 
 /// Compiles the stubs and helpers that `functions` call.
 pub(crate) fn called<'c>(functions: impl Iterator<Item = &'c Compiled>, worker: &mut Worker<'_>) -> Result<Called, CompileError> {
-    let frontend = worker.env.frontend;
+    let (module, frontend) = (worker.env.module, worker.env.frontend);
     let targets: HashSet<Target> = functions.flat_map(|code| &code.relocations).map(|at| at.target).collect();
     let referenced = |wanted: Target| targets.contains(&wanted);
     let mut called = Called::default();

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod freeze;
+
 use preheat_compiler::{CompileError, CompileOptions, Compiler};
 use preheat_image::{CpuLevel, Digest};
 use preheat_loader::TrustedCode;

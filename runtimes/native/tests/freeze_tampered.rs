@@ -1,0 +1,197 @@
+//! Snapshots that somebody changed who could sign them: whatever the numbers in them are, waking is an error, or the program runs with other
+//! values and ends as any program may. More cases: `PROPTEST_CASES=100000 cargo test --release -p preheat-native --test freeze_tampered`.
+
+mod common;
+
+use common::freeze::Program;
+use preheat_native::{Error, Frozen, HeapFile, Limits, ResumeCode};
+use proptest::prelude::*;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// Values of all types in frames and globals, which lead to memories and tables: indices, functions, counters.
+const PROGRAM: &str = r#"(module (import "host" "pause" (func $pause (param i32) (result i32)))
+    (type $unary (func (param i32) (result i32)))
+    (memory $a 1 40) (memory $b 1 2)
+    (table $t 6 12 funcref) (table $x 3 externref)
+    (elem (table $t) (i32.const 0) func $leaf $middle $pause)
+    (elem $passive func $leaf)
+    (data $kept "kept") (data (memory $b) (i32.const 100) "data that is there")
+    (global $i (mut i32) (i32.const 3)) (global $l (mut i64) (i64.const 4)) (global $v (mut v128) (v128.const i64x2 1 2))
+    (global $f (mut funcref) (ref.func $leaf)) (global $import funcref (ref.func $pause)) (global $null (mut externref) (ref.null extern))
+    (tag $e (param i32))
+    (func $leaf (param i32) (result i32) (local $v v128) (local $r funcref) (local $d f64)
+        (local.set $r (ref.func $middle))
+        (local.set $v (i32x4.splat (local.get 0)))
+        (i32.add (local.get 0) (call $pause (local.get 0)))
+        (table.set $t (i32.const 5) (local.get $r))
+        (f64.store $b (i32.and (local.get 0) (i32.const 0xfff8)) (local.get $d))
+        (v128.store $a (i32.mul (local.get 0) (i32.const 3)) (local.get $v)))
+    (func $middle (param i32) (result i32) (local $left i32) (local $sum i32)
+        (local.set $left (i32.const 2))
+        (block $caught (result i32)
+            (try_table (catch $e $caught)
+                (loop
+                    (local.set $sum (i32.add (local.get $sum) (call_indirect $t (type $unary) (local.get $left) (i32.const 0))))
+                    (i32.store $a (local.get $sum) (local.get $left))
+                    (br_if 0 (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+                (if (i32.eq (local.get $sum) (i32.const 1)) (then (throw $e (local.get $left)))))
+            (local.get $sum))
+        (i32.add (i32.load $a (i32.and (local.get $sum) (i32.const 0xffff)))))
+    (func (export "main") (result i32 i64)
+        (local $at i32) (local $len i64)
+        (local.set $at (i32.const 2))
+        (i32.store $a (i32.const 40000) (i32.const 7))
+        (i32.add (call_indirect $t (type $unary) (i32.const 4) (i32.const 1)) (call $middle (local.get $at)))
+        (memory.copy $a $b (local.get $at) (i32.const 100) (i32.const 10))
+        (memory.init $a $kept (local.get $at) (i32.const 0) (i32.const 4))
+        (table.init $t $passive (local.get $at) (i32.const 0) (i32.const 1))
+        (table.set $t (i32.const 4) (select (result funcref) (global.get $f) (global.get $import) (global.get $i)))
+        (drop (call_indirect $t (type $unary) (i32.const 9) (i32.const 4)))
+        (drop (memory.grow $a (i32.const 1)))
+        (i64.add (local.get $len) (global.get $l))))"#;
+
+struct Victim {
+    program: Program,
+    resume: ResumeCode,
+    /// Base and layer.
+    layers: Vec<Vec<u8>>,
+}
+
+// Frozen at its first call, woken and frozen in the loop of the second: frames of three functions.
+static VICTIM: LazyLock<Victim> = LazyLock::new(|| {
+    let program = Program::new(PROGRAM);
+    let first = program.freeze(0, &[]);
+    let second = program.freeze_again(&first, 2);
+    let resume = program.resume_of(&second);
+    Victim { layers: vec![first.bytes().to_vec(), second.bytes().to_vec()], program, resume }
+});
+
+/// Wakes a changed snapshot. Whether it could be loaded.
+fn wakes(layers: &[Vec<u8>]) -> bool {
+    let victim = &*VICTIM;
+    let layers: Vec<HeapFile> = layers.iter().map(|bytes| HeapFile::of_bytes(bytes).unwrap()).collect();
+    let ready = match Frozen::load(&victim.program.module, &layers, Some(&victim.resume)) {
+        Ok(ready) => ready,
+        Err(Error::Format(_) | Error::Frozen(_)) => return false,
+        Err(other) => panic!("{other}"),
+    };
+    let mut store = victim.program.host_store();
+    store.set_limits(Limits { memory_bytes: 16 << 20, table_entries: 100, ..Limits::default() });
+    store.set_deadline(Some(Instant::now() + Duration::from_millis(300)));
+    let instance = match victim.program.pre().wake(&mut store, &ready) {
+        Ok(instance) => instance,
+        Err(Error::Limit(_)) => return true,
+        Err(other) => panic!("{other}"),
+    };
+    if ready.has_stack() {
+        match instance.resume(&mut store) {
+            Ok(_) | Err(Error::Trap(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // What it left can still be looked at.
+    let _ = instance.capture(&store);
+    true
+}
+
+/// A place in what is not page contents, a number to put there, and how many bytes of it.
+fn edit() -> impl Strategy<Value = (usize, u64, usize)> {
+    let number = prop_oneof![
+        any::<u64>(),
+        0u64..70,
+        (0u32..64).prop_map(|bit| 1 << bit),
+        (0u32..64).prop_map(|bit| (1 << bit) - 1),
+        Just(u64::from(u32::MAX)),
+        Just(65536),
+        Just(4096),
+    ];
+    (0usize..1 << 20, number, prop_oneof![Just(1usize), Just(4), Just(4), Just(8)])
+}
+
+fn changed(bytes: &[u8], end: usize, edits: &[(usize, u64, usize)]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for (place, number, len) in edits {
+        // Most numbers have four bytes and begin at a multiple of that.
+        let at = if len % 4 == 0 { place % end / 4 * 4 } else { place % end };
+        let end = (at + len).min(bytes.len());
+        bytes[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
+    }
+    bytes
+}
+
+#[test]
+fn an_unchanged_one_wakes() {
+    assert!(wakes(&VICTIM.layers));
+}
+
+/// Where the first page contents are: behind all numbers.
+fn numbers(bytes: &[u8]) -> usize {
+    usize::try_from(u64::from_le_bytes(bytes[136..144].try_into().unwrap())).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 100, ..ProptestConfig::with_cases(
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500)
+    ) })]
+
+    #[test]
+    fn changed_numbers_are_errors_or_contained(edits in proptest::collection::vec(edit(), 1..4), lists in any::<bool>()) {
+        let victim = &*VICTIM;
+        let top = &victim.layers[1];
+        let frames_end = numbers(top);
+        // The lists behind the header, or anywhere.
+        let used = top[..frames_end].iter().rposition(|byte| *byte != 0).unwrap() + 8;
+        let mut all = victim.layers.clone();
+        all[1] = if lists {
+            let (header, rest) = top.split_at(192);
+            [header, &changed(rest, used - 192, &edits)].concat()
+        } else {
+            changed(top, top.len(), &edits)
+        };
+        wakes(&all);
+    }
+
+    #[test]
+    fn changed_values_of_frames_and_globals_are_contained(numbers in proptest::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0u8..4), 1..5)) {
+        // Values keep their types, so that all of these wake.
+        let mut top = VICTIM.layers[1].clone();
+        let places: Vec<(usize, u32)> = value_places(&top);
+        for (place, number, small) in numbers {
+            let (at, kind) = places[place.index(places.len())];
+            let number = if small == 0 { number % 12 } else { number };
+            let width = match kind { 1 | 3 => 4, 2 | 4 | 5 => 8, 6 => 4, _ => 0 };
+            let number = if kind == 6 { number % 5 } else { number };
+            top[at..at + width].copy_from_slice(&number.to_le_bytes()[..width]);
+        }
+        prop_assert!(wakes(&[VICTIM.layers[0].clone(), top]));
+    }
+
+    #[test]
+    fn changed_pages_are_contained(places in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..200)) {
+        let mut all = VICTIM.layers.clone();
+        for (place, value) in places {
+            let file = &mut all[place % 2];
+            let (begin, len) = (numbers(file), file.len());
+            if begin < len {
+                file[begin + place / 2 % (len - begin)] = value;
+            }
+        }
+        // The base is another file, so the layer has to name it.
+        let base = preheat_image::Digest::of(&all[0]);
+        all[1][48..80].copy_from_slice(base.as_bytes());
+        prop_assert!(wakes(&all));
+    }
+}
+
+/// Where the bytes of values are in a snapshot, with the number of their type: of globals and of frames.
+fn value_places(bytes: &[u8]) -> Vec<(usize, u32)> {
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let count = |at: usize| number(at) as usize;
+    let globals = 192 + 16 * count(92) + 24 * count(96);
+    let tables = globals + 24 * count(100);
+    let values = tables + 12 * count(104) + 8 * count(108) + 4 * count(112) + 12 * count(124);
+    let of_globals = (0..count(100)).map(|index| globals + 24 * index + 4);
+    let of_frames = (0..count(128)).map(|index| values + 20 * index);
+    of_globals.chain(of_frames).map(|at| (at + 4, number(at))).filter(|(_, kind)| *kind <= 6).collect()
+}
