@@ -86,7 +86,7 @@ pub(crate) fn called<'c>(functions: impl Iterator<Item = &'c Compiled>, worker: 
     let referenced = |wanted: Target| targets.contains(&wanted);
     let mut called = Called::default();
     for libcall in Libcall::ALL.into_iter().filter(|libcall| referenced(Target::Libcall(libcall.number().into()))) {
-        called.libcalls.push((libcall, worker.other(trampolines::libcall(libcall, frontend), libcall.name())?));
+        called.libcalls.push((libcall, worker.other(trampolines::libcall(libcall, module, frontend), libcall.name())?));
     }
     for helper in Helper::ALL.into_iter().filter(|helper| referenced(Target::Helper(helper.number()))) {
         called.helpers.push((helper, worker.other(helper.build(frontend), helper.name())?));

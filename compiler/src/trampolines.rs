@@ -116,8 +116,8 @@ pub(crate) fn import(ty: &FunctionType, place: i32, config: TargetFrontendConfig
     })
 }
 
-/// The stub of a library call.
-pub(crate) fn libcall(libcall: Libcall, config: TargetFrontendConfig) -> Function {
+/// The stub of a library call. Small copies and fills it does by itself.
+pub(crate) fn libcall(libcall: Libcall, module: &Module<'_>, config: TargetFrontendConfig) -> Function {
     build(signature::libcall_stub(libcall), config, |builder, params| {
         match libcall {
             Libcall::MemoryCopy => small::copy(builder, params, &module.layout),

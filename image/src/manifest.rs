@@ -248,7 +248,7 @@ impl Manifest {
                 variants.push(place);
             }
         }
-        Ok(())
+        self.check_frozen().map_err(damaged)
     }
 
     /// What a frozen function names has to be there, each as what it is.

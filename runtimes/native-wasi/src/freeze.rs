@@ -9,7 +9,7 @@ use preheat_call::{Directory, RunError};
 use preheat_image::frozen::FreezePoint;
 use preheat_image::manifest::Function;
 use preheat_loader::TrustedCode;
-use preheat_native::{CapturedStack, Error, Instance, Module, Store};
+use preheat_native::{CapturedStack, Error, Instance, Module, SnapshotParts, Store};
 use preheat_wasi::{Context, FreezeRefusal, Grants, OutputStream, Record, Recording, Stop};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,7 +138,8 @@ impl NativeEngine {
         let stack = store.data_mut().stack.take();
         let host = store.data().wasi.host_state()?;
         let captured = instance.capture(&store).map_err(FreezeError::State)?;
-        let heap = captured.to_snapshot(&[], stack.as_ref(), &host.encode()).map_err(FreezeError::State)?;
+        let heap = captured.to_snapshot(&SnapshotParts { stack: stack.as_ref(), host: &host.encode(), ..SnapshotParts::default() });
+        let heap = heap.map_err(FreezeError::State)?;
         let frames = stack.as_ref().map_or(&[][..], CapturedStack::frames);
         let mut sites: Vec<_> = frames.iter().map(|frame| (frame.function, frame.site)).collect();
         sites.sort_unstable();

@@ -26,4 +26,5 @@ pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost};
 pub use instance::Instance;
 pub use preheat_wasi::Record as FreezeRecord;
 pub use loaded::Loaded;
+pub use wake::FrozenFiles;
 pub use preheat_native::host_cpu;

@@ -87,14 +87,17 @@ impl Loaded {
             return Err(RunError::Usage(format!("the image is a {kind}, not a command; name one of its exports with --invoke")));
         }
         begin(store, request.timeout, cancellation);
-        let called = self.pre.instantiate(store).and_then(|instance| {
-            let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
-            start.call(&mut *store, ())
-        });
+        let called = match &self.sleeper {
+            Some(sleeper) => self.pre.wake(store, &sleeper.frozen).and_then(|instance| instance.resume(store).map(|_| ())),
+            None => self.pre.instantiate(store).and_then(|instance| {
+                let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
+                start.call(&mut *store, ())
+            }),
+        };
         match called {
             Ok(()) => Ok(0),
             Err(error @ Error::Link(_)) => Err(RunError::Link(cause(error))),
-            Err(error) => ended(error, timeout),
+            Err(error) => ended(error, request.timeout),
         }
     }
 
@@ -107,7 +110,7 @@ impl Loaded {
         let mut request = Request::new().stdin(input.to_vec()).timeout(time);
         request.dirs = dirs.to_vec();
         let mut store = self.store(&request, None)?;
-        match self.run_in(&mut store, Some(time), None) {
+        match self.run_in(&mut store, &request, None) {
             Err(error @ (RunError::Link(_) | RunError::Wake(_) | RunError::Instantiate(_))) => Err(error),
             _ => Ok(store.data().wasi.counters().random_bytes_before_output),
         }
