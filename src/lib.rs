@@ -103,7 +103,7 @@ pub use preheat_loader::{
     CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,
     TrustedRoot, ceremony, store, trust, verify_revocations,
 };
-pub use preheat_native_wasi::{FreezeError, FreezeLimits, FreezeRecord};
+pub use preheat_native_wasi::{FreezeError, FreezeLimits, FreezeRecord, MAX_FREEZE_RECORD};
 pub use preheat_wasmtime::compile::Optimize;
 pub use preheat_wasmtime::{TARGET, http_types};
 pub use runtime::{Image, Instance, Runtime, RuntimeBuilder};

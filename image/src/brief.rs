@@ -470,7 +470,8 @@ mod tests {
         code.chunks = Some(Descriptor::of(media::CHUNKS, b"chunks"));
         code.annotations.insert("size".into(), "large".into());
         let env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("ä".to_owned(), String::new())]);
-        let function = Function { kind: FunctionKind::Command, name: "app".into(), args: vec!["-x".into(), "app".into()], env, frozen: None };
+        let function =
+            Function { kind: FunctionKind::Command, name: "app".into(), args: vec!["-x".into(), "app".into()], env, frozen: None };
         let artefacts = vec![code, Artefact::of(Descriptor::of("application/other", b"other"))];
         let mut manifest = Manifest::new(Some(Descriptor::of(media::WASM, b"wasm")), Some(function), artefacts);
         manifest.annotations.insert(manifest::ENGINE_REASON.into(), "because".into());

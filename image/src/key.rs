@@ -38,6 +38,10 @@ pub mod field {
     /// Of a resume object: where the program is frozen, `FUNCTION:OFFSET` (`FUNCTION:import` for an imported function), ascending, joined by
     /// blanks.
     pub const SITES: &str = "sites";
+    /// Of a frozen image: how it was frozen, a JSON object.
+    pub const FREEZE: &str = "freeze";
+    /// Of a frozen image: what it read before it was frozen, a JSON object from path to digest.
+    pub const FILES: &str = "files";
     /// How the function is called: a JSON array of its kind and its name.
     pub const FUNCTION: &str = "function";
     /// Arguments that are part of the image, a JSON array.

@@ -1,7 +1,7 @@
 use super::Global;
 use crate::ui;
 use clap::Args;
-use preheat::{FreezeRecord, Frozen, LoadOptions, Store};
+use preheat::{FreezeRecord, Frozen, LoadOptions, MAX_FREEZE_RECORD, Store};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -39,9 +39,7 @@ impl Inspect {
             let frozen = manifest.function.as_ref().and_then(|function| function.frozen.as_ref());
             let record = frozen.and_then(|frozen| read_record(&store, frozen).ok());
             let learned = record.map(|record| json!(record));
-            ui::print_json(
-                &json!({ "image": digest, "names": names, "manifest": manifest, "statements": statements, "learned": learned }),
-            );
+            ui::print_json(&json!({ "image": digest, "names": names, "manifest": manifest, "statements": statements, "learned": learned }));
             return Ok(ExitCode::SUCCESS);
         }
         ui::say!("image     {digest}");
@@ -86,7 +84,7 @@ impl Inspect {
 
 /// What a frozen program learned from outside before it was frozen.
 fn read_record(store: &Store, frozen: &Frozen) -> Result<FreezeRecord, String> {
-    let bytes = store.read_blob(&frozen.record, FreezeRecord::MAX_SIZE).map_err(|error| error.to_string())?;
+    let bytes = store.read_blob(&frozen.record, MAX_FREEZE_RECORD).map_err(|error| error.to_string())?;
     FreezeRecord::parse(&bytes).map_err(|error| error.to_string())
 }
 

@@ -164,13 +164,7 @@ impl Compiler {
     }
 
     /// Makes the resume object of this key. `base` are the bytes of the code object.
-    pub(super) fn resume(
-        &self,
-        wasm: &[u8],
-        base: &[u8],
-        sites: &[(u32, Option<u32>)],
-        key: Digest,
-    ) -> Result<Vec<u8>, CompileError> {
+    pub(super) fn resume(&self, wasm: &[u8], base: &[u8], sites: &[(u32, Option<u32>)], key: Digest) -> Result<Vec<u8>, CompileError> {
         match self {
             Self::Native(compiler) => {
                 compiler.resume(wasm, base, &of_sites(sites), key).map_err(|error| CompileError::Other(error.to_string()))

@@ -71,7 +71,10 @@ impl std::str::FromStr for Baked {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|baked| baked.name() == text).ok_or_else(|| format!("`{text}` is none of clock, env, files, random, output"))
+        Self::ALL
+            .into_iter()
+            .find(|baked| baked.name() == text)
+            .ok_or_else(|| format!("`{text}` is none of clock, env, files, random, output"))
     }
 }
 
@@ -297,13 +300,7 @@ impl Builder {
         }
     }
 
-    fn run_to_the_point(
-        &self,
-        freeze: &Freeze,
-        function: &Function,
-        capturing: &TrustedImage,
-        shown: &str,
-    ) -> Result<Frost, BuildError> {
+    fn run_to_the_point(&self, freeze: &Freeze, function: &Function, capturing: &TrustedImage, shown: &str) -> Result<Frost, BuildError> {
         let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
         let code = capturing.code(Engine::Native.name(), TARGET, level)?;
         let failed = |error: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: error };

@@ -10,7 +10,7 @@ use preheat_image::frozen::FreezePoint;
 use preheat_image::manifest::Function;
 use preheat_loader::TrustedCode;
 use preheat_native::{CapturedStack, Error, Instance, Module, SnapshotParts, Store};
-use preheat_wasi::{Context, FreezeRefusal, Grants, OutputStream, Record, Recording, Stop};
+use preheat_wasi::{Context, FreezeRefusal, Grants, HostState, OutputStream, Record, Recording, Stop};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,9 @@ use std::time::Duration;
 /// What the real-time clock shows when a program begins that is going to be frozen, in nanoseconds: the first second of 2020. It must be the
 /// same in every build, and not before what programs take for a broken clock.
 const REALTIME: u64 = 1_577_836_800_000_000_000;
+
+/// Most bytes that a freeze record has.
+pub const MAX_FREEZE_RECORD: usize = HostState::MAX_SIZE;
 
 /// What initialises a module, in the order in which they are looked for.
 const INITIALIZERS: [&str; 2] = ["_initialize", "wizer-initialize"];

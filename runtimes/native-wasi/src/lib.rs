@@ -22,9 +22,9 @@ mod wake;
 
 pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
-pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost};
+pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost, MAX_FREEZE_RECORD};
 pub use instance::Instance;
-pub use preheat_wasi::Record as FreezeRecord;
 pub use loaded::Loaded;
-pub use wake::FrozenFiles;
 pub use preheat_native::host_cpu;
+pub use preheat_wasi::Record as FreezeRecord;
+pub use wake::FrozenFiles;

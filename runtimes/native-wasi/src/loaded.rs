@@ -30,12 +30,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn new(
-        engine: &NativeEngine,
-        code: TrustedCode,
-        function: &Function,
-        files: Option<FrozenFiles>,
-    ) -> Result<Self, RunError> {
+    pub(crate) fn new(engine: &NativeEngine, code: TrustedCode, function: &Function, files: Option<FrozenFiles>) -> Result<Self, RunError> {
         if code.engine() != ENGINE {
             return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())));
         }

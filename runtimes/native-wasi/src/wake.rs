@@ -44,12 +44,7 @@ impl Sleeper {
     }
 
     /// What the program goes on with.
-    pub(crate) fn state(
-        &self,
-        function: &Function,
-        request: &Request,
-        cancellation: Option<&Cancellation>,
-    ) -> Result<State, RunError> {
+    pub(crate) fn state(&self, function: &Function, request: &Request, cancellation: Option<&Cancellation>) -> Result<State, RunError> {
         let other = request.program.as_ref().is_some_and(|program| *program != function.name);
         let own = other || !request.args.is_empty() || !request.env.is_empty() || !request.dirs.is_empty();
         let wake = match &self.base {
@@ -81,9 +76,10 @@ fn grants(function: &Function, request: &Request) -> Result<Grants, RunError> {
 /// Why a program can't be woken: the caller's mistake, or something that is not as it was.
 fn refused(error: WakeError) -> RunError {
     match error {
-        WakeError::Arguments { .. } | WakeError::Variable { .. } | WakeError::DirectoryMissing { .. } | WakeError::DirectoryUnknown { .. } => {
-            RunError::Usage(error.to_string())
-        }
+        WakeError::Arguments { .. }
+        | WakeError::Variable { .. }
+        | WakeError::DirectoryMissing { .. }
+        | WakeError::DirectoryUnknown { .. } => RunError::Usage(error.to_string()),
         other => RunError::Wake(Cause::from(other)),
     }
 }
