@@ -1,4 +1,10 @@
 // Everything down to the first read of standard input happens once, when the image is built.
+
+// Go 1.24 made rand.Seed do nothing unless this says otherwise. Top-level functions of math/rand draw from one generator, which was seeded
+// when the program started: to seed it again is what makes them differ from call to call.
+//
+//go:debug randseednop=0
+
 package main
 
 import (
@@ -9,11 +15,6 @@ import (
 	"os"
 	"regexp"
 )
-
-// Go 1.24 made rand.Seed do nothing unless this says otherwise. Top-level functions of math/rand draw from one generator, which was seeded
-// when the program started: to seed it again is what makes them differ from call to call.
-//
-//go:debug randseednop=0
 
 var words = regexp.MustCompile(`[A-Za-z']+`)
 var greetings = map[string]string{"en": "Hello", "de": "Hallo", "fr": "Bonjour"}
