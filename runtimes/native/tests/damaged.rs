@@ -3,9 +3,13 @@
 mod common;
 
 use preheat_compiler::{CompileOptions, Compiler};
+use preheat_image::abi::NONE;
 use preheat_image::code::{CodeObject, SectionKind};
+use preheat_image::native::{NativeCode, tag};
 use preheat_image::{CpuLevel, Digest};
 use preheat_native::{Caller, Engine, Linker, Store};
+use proptest::prelude::*;
+use std::sync::LazyLock;
 
 const MODULE: &str = r#"(module
     (import "a" "f" (func $f (param i32) (result i32))) (import "a" "g" (global $g i32)) (import "a" "m" (memory 1 4))
@@ -58,6 +62,37 @@ fn damaged_tables_are_refused_or_do_no_harm() {
         loaded += usize::from(handle(&engine, &damaged));
     }
     assert!(loaded > 100, "only {loaded} could be loaded: the test does not get far");
+}
+
+/// Numbers that are likely to be wrong.
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => 0u32..40, 2 => any::<u8>().prop_map(|bit| 1 << (bit % 32)), 1 => any::<u32>(), 2 => (0u32..9).prop_map(|less| u32::MAX - less)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn several_wrong_numbers_are_refused_or_do_no_harm(
+        numbers in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), number()), 1..5),
+    ) {
+        static ENGINE: LazyLock<Engine> = LazyLock::new(common::engine);
+        static CODE: LazyLock<Vec<u8>> = LazyLock::new(|| common::compile(&wat::parse_str(MODULE).unwrap()).unwrap());
+        let mut damaged = CODE.clone();
+        let sections = CodeObject::parse(&CODE, CODE.len() as u64).unwrap().sections;
+        let tables = sections.iter().filter(|section| section.kind == SectionKind::ReadOnly);
+        // Most of what matters to instances is in one section.
+        let tables = tables.flat_map(|section| std::iter::repeat_n(section, if section.tag == tag::MODULE { 9 } else { 1 }));
+        let words: Vec<(u64, u64)> = tables.map(|section| (section.offset, section.size / 4)).filter(|(_, words)| *words > 0).collect();
+        for (section, place, number) in numbers {
+            let (offset, words) = section.get(&words);
+            let place = usize::try_from(*offset).unwrap() + place.index(usize::try_from(*words).unwrap()) * 4;
+            damaged[place..place + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        // With a start function, code would run.
+        if NativeCode::parse(&damaged).is_ok_and(|code| code.header.start.get() == NONE) {
+            handle(&ENGINE, &damaged);
+        }
+    }
 }
 
 /// The fuzzer begins with the same module. Where the format has changed, `PREHEAT_WRITE_SEEDS=1` writes it anew.
