@@ -7,6 +7,9 @@
 //! allocates nothing: the table of descriptors is built when the guest first opens or closes one. All that a guest learns from outside goes
 //! through [`Host`], which may record it or answer in its place.
 //!
+//! A guest can be frozen where it first wants standard input ([`Context::set_freeze`], [`Stop::Freeze`]): a [`Recording`] is its host until
+//! then, [`Context::host_state`] what must be kept for it, and [`Wake`] makes contexts in which it goes on, on this machine or another.
+//!
 //! What guests see is what wasmtime's implementation shows them, number for number, so that a function behaves the same on both engines.
 //! `tests/differential.rs` compares them.
 //!

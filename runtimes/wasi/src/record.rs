@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// The version of the format.
 const VERSION: u32 = 1;
 
-/// Everything that a program learned from outside while a [`Recording`](crate::Recording) watched it. JSON; `docs/image-format.md`, host state.
+/// Everything that a program learned from outside while a [`Recording`](crate::Recording) watched it. `docs/image-format.md` specifies its JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Record {
@@ -134,7 +134,7 @@ impl Record {
     ///
     /// If it is longer than [`HostState::MAX_SIZE`](crate::HostState::MAX_SIZE), no record, or of another version.
     pub fn parse(bytes: &[u8]) -> Result<Self, crate::FormatError> {
-        crate::host_state::parse_json("record", VERSION, bytes, |record: &Self| record.version)
+        crate::host_state::parse_json("freeze record", VERSION, bytes, |record: &Self| record.version)
     }
 
     /// Whether the files that were read are the same now, below directories of the same guest names. Stops at the first that is not.

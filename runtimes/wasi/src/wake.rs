@@ -71,6 +71,11 @@ pub enum WakeError {
         /// Whether the build had it.
         known: bool,
     },
+    /// Late variables for a program that is going to be frozen again.
+    #[error(
+        "late variables were given to a program that is woken to be frozen once more, which would keep them; give them at the final wake-up"
+    )]
+    LateVariables,
     /// A directory is missing.
     #[error("the program was frozen with the directory `{name}`, which is not granted; grant some directory under this name")]
     DirectoryMissing {
@@ -337,6 +342,9 @@ impl Context {
         context.sorted_names = true;
         context.set_monotonic(state.monotonic);
         if let Some(recording) = &context.recording {
+            if !grants.late_contents.is_empty() {
+                return Err(WakeError::LateVariables);
+            }
             recording.adopt(state);
         }
         for early in &state.output {

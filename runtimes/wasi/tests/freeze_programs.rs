@@ -124,54 +124,31 @@ fn check_late(name: &str, file: &str, script: &str, flags: &[&str]) {
     assert!(first[1] != first[2] && first[1..].iter().all(|number| !second.contains(number)), "{first:?} {second:?}");
 }
 
+/// The block of the documentation that shows how it is done in this language.
+fn snippet(language: &str) -> String {
+    let docs = ["docs/freezing.md", "docs/freezing-late.md"].map(|path| std::fs::read_to_string(repo(path)).unwrap_or_default());
+    let blocks = docs.iter().flat_map(|text| text.split("\n```").filter_map(|block| block.strip_prefix(language)));
+    blocks.filter(|block| block.contains("reseed()")).map(str::to_owned).next().expect("a block that reseeds")
+}
+
 #[test]
 fn python_reads_late_variables_and_reseeds() {
-    let script = r#"
-import random, sys
-
-def late_env():
-    with open("/preheat/env", "rb", buffering=0) as file:
-        variables = file.read().decode().split("\0")
-    return dict(variable.split("=", 1) for variable in variables if variable)
-
-def reseed():
-    with open("/preheat/random", "rb", buffering=0) as file:
-        random.seed(file.read(32))
-
+    let work = r#"
+import sys
 event = sys.stdin.read()
+late_env()
 reseed()
-print(late_env()["KEY"], random.random(), random.random(), sep="|")
+print(os.environ["KEY"], random.random(), random.random(), sep="|")
 "#;
-    check_late("cpython", "late.py", script, &["-S"]);
+    check_late("cpython", "late.py", &(snippet("python\n") + work), &["-S"]);
 }
 
 #[test]
 fn quickjs_reads_late_variables_and_reseeds() {
-    let script = r#"
-import * as std from "qjs:std";
-
-function lateEnv() {
-    const variables = std.loadFile("/preheat/env").split("\0").filter((variable) => variable);
-    return Object.fromEntries(variables.map((variable) => [variable.slice(0, variable.indexOf("=")), variable.slice(variable.indexOf("=") + 1)]));
-}
-
-function reseed() {
-    const file = std.open("/preheat/random", "rb");
-    const pool = new DataView(new ArrayBuffer(1024));
-    let at = pool.byteLength;
-    Math.random = () => {
-        if (at === pool.byteLength) {
-            file.read(pool.buffer, 0, pool.byteLength);
-            at = 0;
-        }
-        at += 8;
-        return (pool.getUint32(at - 8) * 2 ** 21 + (pool.getUint32(at - 4) >>> 11)) / 2 ** 53;
-    };
-}
-
+    let work = r#"
 std.in.readAsString();
 reseed();
 std.out.puts([lateEnv().KEY, Math.random(), Math.random()].join("|"));
 "#;
-    check_late("quickjs", "late.mjs", script, &[]);
+    check_late("quickjs", "late.mjs", &(snippet("js\n") + work), &[]);
 }

@@ -481,6 +481,10 @@ fn a_woken_program_is_frozen_once_more() {
         assert_eq!(guest.run("fd_read", &[0, iovs, count, OUT]), Err(Stop::Freeze));
         (freeze(&guest), recording.record(), guest.get(DATA, 8))
     };
+    // What must not be in an image is not given to a program of which one is made.
+    let late = Wake::new(Arc::clone(&base), directories(&tree, false).env("KEY", "secret")).unwrap();
+    let error = Context::wake(&late, Box::new(Recording::new(SEED, BEGIN)), Streams::default()).unwrap_err();
+    assert!(matches!(error, WakeError::LateVariables), "{error}");
     let (state, record, random) = twice([9; 32]);
     assert_eq!((state.encode(), record.clone(), random.clone()), {
         let (state, record, random) = twice([9; 32]);
@@ -497,6 +501,27 @@ fn a_woken_program_is_frozen_once_more() {
     assert_eq!(out.contents(), b"base\nlayer\n");
     assert_eq!(woken.read(fd, 100).unwrap(), b", world\n");
     assert_eq!(woken.read(fd + 1, 100).unwrap(), b"ner");
+}
+
+/// One `Wake` serves many threads.
+#[test]
+fn contexts_are_woken_on_many_threads() {
+    let tree = Tree::new();
+    let mut guest = recorded(tree.grants());
+    let fd = guest.open(4, "file", 0, READ).unwrap();
+    guest.read(fd, 7).unwrap();
+    let wake = Wake::new(freeze(&guest), directories(&tree, false)).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let mut guest = Bare::new(Grants::new());
+                    guest.context = Context::wake(&wake, Box::new(SystemHost), Streams::default()).unwrap();
+                    assert_eq!(guest.read(fd, 100).unwrap(), b"world\n");
+                }
+            });
+        }
+    });
 }
 
 /// A directory that is granted twice under one name is two.
