@@ -13,7 +13,9 @@ use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Vari
 use preheat_image::statement::Kind;
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Statement, media};
 use preheat_loader::{LoadOptions, TrustedImage};
-use preheat_native_wasi::{EngineOptions, FreezeError, FreezeLimits, FreezeOptions, Frost, NativeEngine};
+use preheat_native_wasi::{
+    EngineOptions, FreezeError, FreezeLimits, FreezeOptions, FreezeRecord, Frost, MAX_FREEZE_RECORD, NativeEngine, check_frozen_files,
+};
 use preheat_wasmtime::TARGET;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -270,6 +272,16 @@ impl Builder {
             code: base.code,
             frozen: Some(frozen),
         })
+    }
+
+    /// Whether what an image's program read before it was frozen is the same now. What is not frozen has read nothing.
+    pub(super) fn read_the_same(&self, image: &Digest) -> bool {
+        let Some(freeze) = &self.freeze else { return true };
+        let manifest = self.store.read_blob(image, preheat_image::manifest::MAX_SIZE).ok().and_then(|bytes| Manifest::parse(&bytes).ok());
+        let frozen = manifest.and_then(|manifest| manifest.function?.frozen);
+        let record = frozen.and_then(|frozen| self.store.read_blob(&frozen.record, MAX_FREEZE_RECORD).ok());
+        let record = record.and_then(|bytes| FreezeRecord::parse(&bytes).ok());
+        record.is_some_and(|record| check_frozen_files(&record, &freeze.dirs).is_ok())
     }
 
     /// A builder of the ordinary image of the same function.

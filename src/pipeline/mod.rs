@@ -247,6 +247,7 @@ impl Builder {
         let purpose = self.purpose(path);
         if let Some(digest) = self.store.recall(&identity, &purpose)
             && let Some(built) = self.find_image(&digest)?
+            && self.read_the_same(&digest)
         {
             self.name(&built.digest)?;
             return Ok(built);

@@ -92,6 +92,9 @@ impl Rebuild {
         if affected.kind != Kind::Image {
             return affected.rebuild.clone();
         }
+        if self.manifest(&affected.digest).is_ok_and(|manifest| manifest.function.is_some_and(|function| function.frozen.is_some())) {
+            return Err("it is frozen, and what it was frozen with is not kept: build it again as it was built".into());
+        }
         let needs_someone = |key: &KeyId| !self.vouched && !self.home.is_own_key(key).unwrap_or(false);
         match &affected.refusal {
             Refusal::RevokedKey(key) if affected.part.is_none() && !self.vouched => {

@@ -37,9 +37,9 @@ pub struct FreezeLimits {
 }
 
 impl Default for FreezeLimits {
-    /// A minute, as much memory as the engine allows, 64 KiB of output.
+    /// A minute, as much memory as the engine allows, 1 MiB of output.
     fn default() -> Self {
-        Self { time: Duration::from_secs(60), memory: None, output: 64 << 10 }
+        Self { time: Duration::from_secs(60), memory: None, output: Recording::MAX_OUTPUT }
     }
 }
 
@@ -112,6 +112,18 @@ pub enum FreezeError {
     /// Freezing it is not allowed.
     #[error("{0}")]
     Refused(String),
+}
+
+/// Whether the files that a program read before it was frozen are the same now, below directories of the same guest names.
+///
+/// # Errors
+/// Which is not, or why that can't be seen.
+pub fn check_frozen_files(record: &Record, dirs: &[Directory]) -> Result<(), FreezeError> {
+    let mut grants = Grants::new();
+    for dir in dirs {
+        grants = grants.preopen(preopen(dir)?);
+    }
+    record.check_files(&grants).map_err(|stale| FreezeError::Refused(stale.to_string()))
 }
 
 impl NativeEngine {

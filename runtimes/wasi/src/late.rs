@@ -1,7 +1,7 @@
 //! The wake directory: what arrives after a program was frozen, as two files that are on no disk.
 //!
 //! A program that was frozen has read its environment already and holds the state of its random generators. What must be new at each
-//! wake-up, it reads from here: variables from `env`, bytes from `random`. `docs/freezing-late.md` shows how, language by language.
+//! wake-up, it reads from here: variables from `env`, bytes from `random`. `docs/freezing.md` shows how, language by language.
 
 use crate::abi::types::{Errno, Filestat, Filetype};
 use crate::grants::Grants;
