@@ -205,30 +205,25 @@ impl Report {
             let _ = writeln!(text, "| {what} | {figure:.3}{space}{unit} | ≤ {asked}{space}{unit} | {met} | {rows} |");
         }
         for (kind, title, unit) in Kind::ALL {
-            let mut rows = self.rows.iter().filter(|row| row.kind == kind).peekable();
-            if rows.peek().is_none() {
-                continue;
-            }
-            let _ = writeln!(
-                text,
-                "\n### {title}\n\n| what | system | median, {unit} | 95 % interval | native by it | rounds |\n|---|---|--:|--:|--:|--:|"
-            );
+            let rows: Vec<&Row> = self.rows.iter().filter(|row| row.kind == kind).collect();
+            // All rows of a kind have the same systems.
+            let Some(first) = rows.first() else { continue };
+            let _ = write!(text, "\n### {title}\n\nMedians in {unit}.\n\n| what |");
+            let by = |index: usize| if index == 0 { "" } else { " native by it |" };
+            first.systems.iter().enumerate().for_each(|(index, column)| text.extend([" ", &*column.system, " |", by(index)]));
+            let _ = writeln!(text, " rounds |\n|---|{}--:|", "--:|".repeat(first.systems.len() * 2 - 1));
             for row in rows {
-                for column in &row.systems {
-                    let Some(estimate) = &column.estimate else { continue };
-                    let ratio = column.first_by_this.map_or_else(String::new, |ratio| format!("{:.3}", ratio.median));
-                    let noisy = if estimate.noise() > NOISY { " (noisy)" } else { "" };
-                    let _ = writeln!(
-                        text,
-                        "| {} | {} | {}{noisy} | {} to {} | {ratio} | {} |",
-                        row.name,
-                        column.system,
-                        figure(estimate.median),
-                        figure(estimate.low),
-                        figure(estimate.high),
-                        estimate.count,
-                    );
+                let _ = write!(text, "| {} |", row.name);
+                for (index, column) in row.systems.iter().enumerate() {
+                    let noisy = if column.estimate.is_some_and(|estimate| estimate.noise() > NOISY) { " (noisy)" } else { "" };
+                    let median = column.estimate.map_or_else(String::new, |estimate| figure(estimate.median));
+                    let _ = write!(text, " {median}{noisy} |");
+                    if index > 0 {
+                        let ratio = column.first_by_this.map_or_else(String::new, |ratio| format!("{:.3}", ratio.median));
+                        let _ = write!(text, " {ratio} |");
+                    }
                 }
+                let _ = writeln!(text, " {} |", row.systems.first().map_or(0, |column| column.values.len()));
             }
         }
         if !self.absent.is_empty() {
@@ -276,6 +271,8 @@ mod tests {
         let text = report.to_markdown();
         assert!(text.contains("| steady state by wasmtime, worst | 4.000 | ≤ 1.1 | missed | 2 |"), "{text}");
         assert!(text.contains("| peak memory to compile by wasmtime, worst | 0.750 | ≤ 1 | met | 1 |"), "{text}");
+        assert!(text.contains("| what | native | wasmtime | native by it | rounds |\n|---|--:|--:|--:|--:|\n"), "{text}");
+        assert!(text.contains("| b | 12.0 (noisy) | 16.0 (noisy) | 0.750 | 7 |\n"), "{text}");
     }
 
     #[test]
