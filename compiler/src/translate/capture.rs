@@ -50,8 +50,8 @@ impl<'a> Translator<'a, '_> {
             self.store_shadow(shadow.local(*index), value);
         }
         for (height, position) in (0u16..).zip(0..layout.operands.len()) {
+            // Not put back: the second part of a condition has the same operands below, and does not come by here.
             let value = self.canonical(self.stack[position]);
-            self.stack[position] = value;
             self.store_shadow(shadow.operand(height), value);
         }
     }
