@@ -105,7 +105,7 @@ impl Program<'_> {
         for (letter, ty) in TYPES {
             let _ = writeln!(text, "(tag $e{letter} (param {ty}))");
         }
-        text.push_str("(memory $m0 1 3) (memory $m1 1) (table $t 20 24 funcref)\n(global $fuel (mut i32) (i32.const 250))\n");
+        text.push_str("(memory $m0 1 3) (memory $m1 1) (table $t 20 24 funcref)\n(global $fuel (mut i32) (i32.const 60))\n");
         for (letter, ty) in TYPES {
             let _ = writeln!(text, "(global $g{letter} (mut {ty}) {})", self.constant(letter));
         }
@@ -277,11 +277,11 @@ impl Program<'_> {
             18 => {
                 // A block, and a loop, that take a value from the stack.
                 let other = TYPES[self.random.below(TYPES.len())].0;
-                let (value, types) = (self.expression(other, depth + 1), other.to_string());
+                let types = other.to_string();
                 let is_loop = self.random.chance(1, 3);
                 let label = if is_loop { types } else { letter.to_string() };
                 let inner = self.within(&letter.to_string(), false, |this| {
-                    let local = this.local(other);
+                    let (value, local) = (this.expression(other, depth + 1), this.local(other));
                     let body = this.within(&label, is_loop, |this| format!("(local.set {local}) {}", this.body(letter, depth)));
                     let kind = if is_loop { "loop" } else { "block" };
                     format!("{value} ({kind} (param {}) (result {}) {body})", name(other), name(letter))
@@ -386,10 +386,13 @@ impl Program<'_> {
                 format!("(if {condition} (then {branch}))")
             }
             18 => {
-                let index = self.expression('i', depth + 1);
-                let plain: Vec<usize> = self.plain_labels().into_iter().map(|label| label + 1).chain([0]).collect();
-                let targets: Vec<String> = (0..3).map(|_| self.random.choose(&plain).to_string()).collect();
-                format!("(block (br_table {} {index}))", targets.join(" "))
+                let body = self.within("", false, |this| {
+                    let index = this.expression('i', depth + 1);
+                    let plain = this.plain_labels();
+                    let targets: Vec<String> = (0..3).map(|_| this.random.choose(&plain).to_string()).collect();
+                    format!("(br_table {} {index})", targets.join(" "))
+                });
+                format!("(block {body})")
             }
             19 => {
                 let condition = self.condition(depth);
