@@ -346,12 +346,12 @@ fn a_module_wakes_behind_its_initialisation() {
 fn clocks_do_not_go_back() {
     // Writes 1 if the monotonic clock has gone on since the freeze, and the real one is not that of the build.
     let clocks = r#"(func (export "_start")
-        (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 500)))
+        (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 504)))
         (drop (call $read))
-        (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 508)))
-        (drop (call $clock (i32.const 0) (i64.const 1) (i32.const 516)))
-        (call $put (i64.lt_u (i64.load (i32.const 500)) (i64.load (i32.const 508))))
-        (call $put (i64.gt_u (i64.load (i32.const 516)) (i64.const 1600000000000000000))))"#;
+        (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 512)))
+        (drop (call $clock (i32.const 0) (i64.const 1) (i32.const 520)))
+        (call $put (i64.lt_u (i64.load (i32.const 504)) (i64.load (i32.const 512))))
+        (call $put (i64.gt_u (i64.load (i32.const 520)) (i64.const 1600000000000000000))))"#;
     let frozen = check_small(clocks, &[b"", b"x"]);
     assert_eq!(frozen.wake(&[], b"").stdout, "11");
     frozen.build(&["--freeze=stdin", "--deny-frozen=clock"]).assert_fails(121, "read a clock before it was frozen");

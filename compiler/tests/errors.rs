@@ -45,6 +45,18 @@ fn invalid_modules_say_where() {
     assert!(matches!(compile(b""), Err(CompileError::Invalid { .. })));
 }
 
+#[test]
+fn no_locals_of_a_type_that_is_not_supported_are_none() {
+    let mut wasm = wat::parse_str("(module (func (local i32) (drop (i32.const 1))))").unwrap();
+    let at = wasm.windows(3).position(|bytes| bytes == [1, 1, 0x7f]).unwrap();
+    // Validation does not look at the type: zero locals of the type of no exception.
+    wasm[at + 1..at + 3].copy_from_slice(&[0, 0x74]);
+    for capture in [false, true] {
+        let options = CompileOptions { verify: true, capture, ..CompileOptions::new(CpuLevel::V2) };
+        Compiler::new(options).unwrap().compile(&wasm, Digest::ZERO).unwrap();
+    }
+}
+
 /// A module with something of everything.
 const SAMPLE: &str = r#"(module
     (type $t (func (param i32) (result i32)))

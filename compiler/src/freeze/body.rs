@@ -38,6 +38,10 @@ pub(crate) fn read<'a>(
         let ty: wasmparser::ValType = reader.read()?;
         // Checks that there are not too many.
         validator.define_locals(offset, count, ty)?;
+        // Validation takes no locals of any type for granted.
+        if count == 0 {
+            continue;
+        }
         let ty = value_type(ty).ok_or_else(|| impossible("an unknown local"))?;
         locals.extend(std::iter::repeat_n(ty, count as usize));
     }

@@ -261,6 +261,10 @@ impl<'a, 'f> Translator<'a, 'f> {
             let count = reader.read_var_u32()?;
             let ty: wasmparser::ValType = reader.read()?;
             validator.define_locals(offset, count, ty)?;
+            // Validation takes no locals of any type for granted.
+            if count == 0 {
+                continue;
+            }
             let ty = crate::signature::value_type(ty).ok_or_else(|| crate::module::impossible("an unknown local"))?;
             let zero = self.zero(clif_type(ty));
             for _ in 0..count {

@@ -680,7 +680,7 @@ fn no_page_is_writable_and_executable() {
     let engine = engine();
     let _running = instance(&engine, SCRIBBLER);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let text: Vec<_> = maps.lines().filter(|line| line.contains("code-object") && line.contains("r-xp")).collect();
+    let text: Vec<_> = maps.lines().filter(|line| line.contains("memfd:preheat") && line.contains("r-xp")).collect();
     assert!(!text.is_empty());
     assert!(!maps.lines().any(|line| line.contains("wx")), "{maps}");
 }
