@@ -16,6 +16,7 @@ function handle(event) {
 // place (xorshift128+, Vigna 2014), seeded from bytes that are new in each call.
 function reseed() {
   const file = std.open("/preheat/random", "rb");
+  if (!file) return; // not frozen, and so seeded a moment ago
   const bytes = new BigUint64Array(2);
   file.read(bytes.buffer, 0, 16);
   file.close();

@@ -15,6 +15,7 @@ use preheat_bench::peers::command;
 use preheat_bench::peers::wasmtime::{ByHand, Options, Start as ByHandStart};
 use preheat_bench::report::{Machine, Report};
 use preheat_bench::workload::Workload;
+use preheat::Way;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -169,28 +170,35 @@ impl Bench {
 
     fn systems(&self, scenario: Scenario, workload: &Workload, home: &Home, scratch: &Path) -> anyhow::Result<Vec<Box<dyn System>>> {
         let by_hand = |start, options| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(ByHand::new(start, options, scratch)?)) };
-        let ours = |start, engine| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(preheat::InProcess::new(start, engine, home)?)) };
-        use ::preheat::Engine::{Native, Wasmtime};
+        let ours = |start, way| -> anyhow::Result<Box<dyn System>> { Ok(Box::new(preheat::InProcess::new(start, way, home)?)) };
+        const NATIVE: Way = Way::Plain(::preheat::Engine::Native);
+        const WASMTIME: Way = Way::Plain(::preheat::Engine::Wasmtime);
         Ok(match scenario {
             Scenario::Cold => vec![
                 by_hand(ByHandStart::Precompiled, Options::Interruptible)?,
-                ours(preheat::Start::Stored, Wasmtime)?,
-                ours(preheat::Start::Stored, Native)?,
+                ours(preheat::Start::Stored, WASMTIME)?,
+                ours(preheat::Start::Stored, NATIVE)?,
+                ours(preheat::Start::Stored, Way::Frozen)?,
                 by_hand(ByHandStart::Precompiled, Options::Default)?,
             ],
             // Apart, since compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
-            Scenario::Jit => vec![by_hand(ByHandStart::Jit, Options::Default)?, ours(preheat::Start::Stored, Wasmtime)?],
+            Scenario::Jit => vec![by_hand(ByHandStart::Jit, Options::Default)?, ours(preheat::Start::Stored, WASMTIME)?],
             Scenario::Warm => vec![
                 by_hand(ByHandStart::Loaded, Options::Interruptible)?,
-                ours(preheat::Start::Loaded, Wasmtime)?,
-                ours(preheat::Start::Loaded, Native)?,
+                ours(preheat::Start::Loaded, WASMTIME)?,
+                ours(preheat::Start::Loaded, NATIVE)?,
+                ours(preheat::Start::Loaded, Way::Frozen)?,
                 by_hand(ByHandStart::Loaded, Options::Default)?,
             ],
             Scenario::Process => {
                 let wasmtime = self.wasmtime.clone().unwrap_or_else(|| "wasmtime".into());
                 let mut systems = vec![command::wasmtime_cli(&wasmtime, scratch)];
-                systems.extend([preheat::fresh_process(Wasmtime, home)?, preheat::fresh_process(Native, home)?]);
-                systems.extend(preheat::fresh_exec(home)?);
+                for way in [WASMTIME, NATIVE, Way::Frozen] {
+                    systems.push(preheat::fresh_process(way, home)?);
+                }
+                for way in [NATIVE, Way::Frozen] {
+                    systems.extend(preheat::fresh_exec(way, home)?);
+                }
                 if let Some(native) = self.native.as_ref().filter(|_| workload.name == "json-c") {
                     systems.push(command::native(native));
                 }
@@ -198,8 +206,8 @@ impl Bench {
             }
             Scenario::Compile => vec![
                 by_hand(ByHandStart::Compile, Options::Interruptible)?,
-                ours(preheat::Start::Compile, Wasmtime)?,
-                ours(preheat::Start::Compile, Native)?,
+                ours(preheat::Start::Compile, WASMTIME)?,
+                ours(preheat::Start::Compile, NATIVE)?,
             ],
         })
     }

@@ -1,6 +1,8 @@
 //! Preheat itself as a system of the benchmark.
 
-use preheat::{Builder, Digest, Directory, Engine, EngineChoice, Home, LoadOptions, Output, Request, Runtime, Store, TrustPolicy};
+use preheat::{
+    Builder, Digest, Directory, Engine, EngineChoice, Freeze, FreezePoint, Home, LoadOptions, Output, Request, Runtime, Store, TrustPolicy,
+};
 use preheat_bench::harness::{Failure, Sample, System};
 use preheat_bench::process::ProcessSystem;
 use preheat_bench::workload::Workload;
@@ -21,10 +23,42 @@ pub(crate) enum Start {
     Compile,
 }
 
+/// How Preheat runs a program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From its beginning, on this engine.
+    Plain(Engine),
+    /// From where it first reads its input, on the native engine.
+    Frozen,
+}
+
+impl Way {
+    fn engine(self) -> Engine {
+        match self {
+            Self::Plain(engine) => engine,
+            Self::Frozen => Engine::Native,
+        }
+    }
+
+    /// What tells the systems apart; that of wasmtime has the name that it had when there was no other.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain(Engine::Native) => ", native",
+            Self::Plain(Engine::Wasmtime) => "",
+            Self::Frozen => ", frozen",
+        }
+    }
+
+    /// The arguments of a call: a frozen program has read its own.
+    fn args(self, workload: &Workload) -> &[String] {
+        if self == Self::Frozen { &[] } else { &workload.args }
+    }
+}
+
 /// Preheat in this process.
 pub(crate) struct InProcess {
     start: Start,
-    engine: Engine,
+    way: Way,
     home: Home,
     store: Store,
     policy: TrustPolicy,
@@ -44,10 +78,10 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 }
 
 impl InProcess {
-    pub(crate) fn new(start: Start, engine: Engine, home: &Home) -> anyhow::Result<Self> {
+    pub(crate) fn new(start: Start, way: Way, home: &Home) -> anyhow::Result<Self> {
         home.builder_key()?;
         let (store, policy) = (home.store()?, home.trust()?);
-        Ok(Self { start, engine, home: home.clone(), store, policy, runtime: Runtime::new()?, program: None })
+        Ok(Self { start, way, home: home.clone(), store, policy, runtime: Runtime::new()?, program: None })
     }
 
     fn load(&self, digest: &Digest) -> Result<preheat::Image, Failure> {
@@ -55,10 +89,20 @@ impl InProcess {
     }
 }
 
-fn build(home: &Home, engine: Engine, workload: &Workload) -> Result<Digest, Failure> {
+fn build(home: &Home, way: Way, workload: &Workload) -> Result<Digest, Failure> {
     let unfit = |error: &dyn std::fmt::Display| Failure::Unfit(format!("{error:#}"));
-    let builder = Builder::new(home).map_err(|error| unfit(&error))?.engine(EngineChoice::Only(engine));
+    let mut builder = Builder::new(home).map_err(|error| unfit(&error))?.engine(EngineChoice::Only(way.engine()));
+    if way == Way::Frozen {
+        // That every call has the same hash seeds is no matter here.
+        let freeze = directories(workload).fold(Freeze::at(FreezePoint::Stdin).allow_frozen_random(true), Freeze::dir);
+        builder = builder.args(&workload.args).freeze(freeze);
+    }
     Ok(builder.build_file(&workload.wasm).map_err(|error| unfit(&error))?.digest)
+}
+
+/// What a workload grants.
+fn directories(workload: &Workload) -> impl Iterator<Item = Directory> {
+    workload.dirs.iter().map(|(guest, host)| Directory { host: host.clone(), guest: guest.clone(), writable: false })
 }
 
 /// Compiles in a home of its own, where nothing is there yet.
@@ -89,32 +133,32 @@ impl System for InProcess {
             Start::Loaded => "preheat loaded",
             Start::Compile => "preheat compile",
         };
-        format!("{name}{}", suffix(self.engine))
+        format!("{name}{}", self.way.suffix())
     }
 
     fn version(&self) -> String {
-        self.engine.compiler().to_owned()
+        self.way.engine().compiler().to_owned()
     }
 
     fn prepare(&mut self, workload: &Workload) -> Result<(), Failure> {
-        let digest = build(&self.home, self.engine, workload)?;
+        let digest = build(&self.home, self.way, workload)?;
         let stdin = std::fs::read(&workload.stdin).map_err(failed)?;
-        self.program = Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, self.engine, &digest)? });
+        self.program = Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, self.way.engine(), &digest)? });
         Ok(())
     }
 
     fn measure(&mut self, workload: &Workload, limit: Duration) -> Result<Sample, Failure> {
         let Some(program) = &self.program else { return Err(Failure::Unfit("not prepared".into())) };
-        let compiled = (self.start == Start::Compile).then(|| compile(self.engine, workload)).transpose()?;
+        let compiled = (self.start == Start::Compile).then(|| compile(self.way.engine(), workload)).transpose()?;
         let started = Instant::now();
         let image = match self.start {
             Start::Stored => self.load(&program.digest)?,
             Start::Loaded | Start::Compile => program.image.clone(),
         };
         let (stdout, buffer) = Output::buffer(64 << 20);
-        let mut request = Request::new().args(&workload.args).stdin(program.stdin.clone()).stdout(stdout);
-        for (guest, host) in &workload.dirs {
-            request = request.dir(Directory { host: host.clone(), guest: guest.clone(), writable: false });
+        let mut request = Request::new().args(self.way.args(workload)).stdin(program.stdin.clone()).stdout(stdout);
+        for directory in directories(workload) {
+            request = request.dir(directory);
         }
         let exit = image.run(&request).map_err(failed)?;
         let seconds = compiled.unwrap_or_else(|| started.elapsed());
@@ -129,36 +173,28 @@ impl System for InProcess {
     }
 }
 
-/// What tells the systems of the engines apart; that of wasmtime has the name that it had when there was no other.
-fn suffix(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Native => ", native",
-        Engine::Wasmtime => "",
-    }
-}
-
 /// A fresh `preheat run`, by digest.
-pub(crate) fn fresh_process(engine: Engine, home: &Home) -> anyhow::Result<Box<dyn System>> {
-    Ok(process(&format!("preheat run{}", suffix(engine)), engine, home, &std::env::current_exe()?, &["run"]))
+pub(crate) fn fresh_process(way: Way, home: &Home) -> anyhow::Result<Box<dyn System>> {
+    Ok(process(&format!("preheat run{}", way.suffix()), way, home, &std::env::current_exe()?, &["run"]))
 }
 
 /// A fresh `preheat-exec`, by digest, if it lies beside this program.
-pub(crate) fn fresh_exec(home: &Home) -> anyhow::Result<Option<Box<dyn System>>> {
+pub(crate) fn fresh_exec(way: Way, home: &Home) -> anyhow::Result<Option<Box<dyn System>>> {
     let program = std::env::current_exe()?.with_file_name("preheat-exec");
-    Ok(program.is_file().then(|| process("preheat-exec", Engine::Native, home, &program, &[])))
+    Ok(program.is_file().then(|| process(if way == Way::Frozen { "preheat-exec, frozen" } else { "preheat-exec" }, way, home, &program, &[])))
 }
 
-fn process(name: &str, engine: Engine, home: &Home, program: &Path, first: &'static [&'static str]) -> Box<dyn System> {
+fn process(name: &str, way: Way, home: &Home, program: &Path, first: &'static [&'static str]) -> Box<dyn System> {
     let image: Rc<RefCell<String>> = Rc::default();
     let (built, prepare_home, run_home) = (Rc::clone(&image), home.clone(), home.clone());
     let (binary, program) = (program.to_owned(), program.to_owned());
     Box::new(ProcessSystem::new(
         name,
-        engine.compiler(),
+        way.engine().compiler(),
         move |workload| {
-            let digest = build(&prepare_home, engine, workload)?;
+            let digest = build(&prepare_home, way, workload)?;
             built.replace(digest.to_string());
-            let mut files = files_of(&prepare_home, engine, &digest)?;
+            let mut files = files_of(&prepare_home, way.engine(), &digest)?;
             files.push(binary.clone());
             Ok(files)
         },
@@ -168,7 +204,7 @@ fn process(name: &str, engine: Engine, home: &Home, program: &Path, first: &'sta
             for (guest, host) in &workload.dirs {
                 command.arg(format!("--ro-dir={}::{guest}", host.display()));
             }
-            command.arg(&*image.borrow()).args(&workload.args);
+            command.arg(&*image.borrow()).args(way.args(workload));
             command
         },
     ))
