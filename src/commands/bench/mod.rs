@@ -9,13 +9,13 @@ use crate::ui;
 use ::preheat::Home;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use preheat::Way;
 use preheat_bench::corpus::{Corpus, Outcome};
 use preheat_bench::harness::{self, Failure, PageCache, Plan, System};
 use preheat_bench::peers::command;
 use preheat_bench::peers::wasmtime::{ByHand, Options, Start as ByHandStart};
 use preheat_bench::report::{Machine, Report};
 use preheat_bench::workload::Workload;
-use preheat::Way;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -143,7 +143,8 @@ impl System for InProcess {
     fn prepare(&mut self, workload: &Workload) -> Result<(), Failure> {
         let digest = build(&self.home, self.way, workload)?;
         let stdin = std::fs::read(&workload.stdin).map_err(failed)?;
-        self.program = Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, self.way.engine(), &digest)? });
+        self.program =
+            Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, self.way.engine(), &digest)? });
         Ok(())
     }
 
@@ -181,7 +182,9 @@ pub(crate) fn fresh_process(way: Way, home: &Home) -> anyhow::Result<Box<dyn Sys
 /// A fresh `preheat-exec`, by digest, if it lies beside this program.
 pub(crate) fn fresh_exec(way: Way, home: &Home) -> anyhow::Result<Option<Box<dyn System>>> {
     let program = std::env::current_exe()?.with_file_name("preheat-exec");
-    Ok(program.is_file().then(|| process(if way == Way::Frozen { "preheat-exec, frozen" } else { "preheat-exec" }, way, home, &program, &[])))
+    Ok(program
+        .is_file()
+        .then(|| process(if way == Way::Frozen { "preheat-exec, frozen" } else { "preheat-exec" }, way, home, &program, &[])))
 }
 
 fn process(name: &str, way: Way, home: &Home, program: &Path, first: &'static [&'static str]) -> Box<dyn System> {
