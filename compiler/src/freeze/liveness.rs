@@ -243,7 +243,7 @@ mod tests {
     use std::collections::BTreeSet;
     use wasmparser::{BinaryReader, OperatorsReader};
 
-    const LOCALS: usize = 70;
+    const LOCALS: u8 = 70;
 
     /// Instructions in Wasm's binary format. Their operands do not matter here.
     fn read(bytes: &[u8]) -> Vec<(Operator<'_>, u32)> {
@@ -261,7 +261,7 @@ mod tests {
 
     fn live(bytes: &[u8]) -> Vec<Vec<u32>> {
         let operators = read(bytes);
-        let (ranges, locals) = live_behind(&operators, bytes.len(), LOCALS, &calls(&operators), usize::MAX).unwrap();
+        let (ranges, locals) = live_behind(&operators, bytes.len(), usize::from(LOCALS), &calls(&operators), usize::MAX).unwrap();
         ranges.into_iter().map(|range| locals[range].to_vec()).collect()
     }
 
@@ -340,7 +340,7 @@ mod tests {
             }
             false
         };
-        calls(&operators).into_iter().map(|call| (0..LOCALS as u32).filter(|local| is_live(call, *local)).collect()).collect()
+        calls(&operators).into_iter().map(|call| (0..u32::from(LOCALS)).filter(|local| is_live(call, *local)).collect()).collect()
     }
 
     /// Instructions from numbers: whatever they are, blocks are balanced and labels exist.
@@ -352,9 +352,9 @@ mod tests {
             let depth = u8::try_from(open.len()).unwrap();
             let label = |number: u8| number % (depth + 1);
             match kind % 16 {
-                0 | 1 => bytes.extend([0x20, a % LOCALS as u8]),
-                2 => bytes.extend([0x21, a % LOCALS as u8]),
-                3 => bytes.extend([0x22, a % LOCALS as u8]),
+                0 | 1 => bytes.extend([0x20, a % LOCALS]),
+                2 => bytes.extend([0x21, a % LOCALS]),
+                3 => bytes.extend([0x22, a % LOCALS]),
                 4 | 5 => bytes.extend([0x10, 0]),
                 6 if depth < 9 => {
                     bytes.extend([0x02, 0x40]);
@@ -392,7 +392,7 @@ mod tests {
                     2 => bytes.extend([0x08, 0]),
                     _ => bytes.extend([0x12, 0]),
                 },
-                _ => bytes.extend([0x20, b % LOCALS as u8]),
+                _ => bytes.extend([0x20, b % LOCALS]),
             }
         }
         bytes.extend(std::iter::repeat_n(0x0b, open.len() + 1));

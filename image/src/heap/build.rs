@@ -121,7 +121,7 @@ impl<'a> HeapBuilder<'a> {
         let mut runs: Vec<Run> = Vec::new();
         let mut pages: Vec<&[u8]> = Vec::new();
         for (position, (index, contents)) in self.memories.iter().enumerate() {
-            if contents.len() as u64 % WASM_PAGE != 0 {
+            if !(contents.len() as u64).is_multiple_of(WASM_PAGE) {
                 return Err(damaged(format!("memory {index} has {} bytes", contents.len())));
             }
             memories.push(Memory { index: (*index).into(), reserved: 0.into(), size: U64::new(contents.len() as u64) });
