@@ -64,7 +64,7 @@ impl Slot {
         let Some(template) = self.template.clone() else { return Ok(()) };
         let open = self.open;
         let places = match scanner.method() {
-            Method::Scan => vec![0..open],
+            Method::Scan => std::iter::once(0..open).collect(),
             Method::Pagemap => self.areas.next(open),
             Method::Remap => vec![],
         };
