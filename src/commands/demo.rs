@@ -1,4 +1,4 @@
-use super::bench::preheat::{InProcess, Start, fresh_process};
+use super::bench::preheat::{InProcess, Start, Way, fresh_process};
 use crate::ui;
 use anyhow::Context as _;
 use clap::Args;
@@ -49,9 +49,9 @@ impl Demo {
         // One after the other: compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
         let mut systems: [Box<dyn System>; 4] = [
             Box::new(ByHand::new(ByHandStart::Jit, Options::Default, dir.path())?),
-            Box::new(InProcess::new(Start::Stored, Engine::Wasmtime, &home)?),
-            Box::new(InProcess::new(Start::Loaded, Engine::Wasmtime, &home)?),
-            fresh_process(Engine::Wasmtime, &home)?,
+            Box::new(InProcess::new(Start::Stored, Way::Plain(Engine::Wasmtime), &home)?),
+            Box::new(InProcess::new(Start::Loaded, Way::Plain(Engine::Wasmtime), &home)?),
+            fresh_process(Way::Plain(Engine::Wasmtime), &home)?,
         ];
         let run = |system| harness::run("demo", &workload, std::slice::from_mut(system), &PLAN, &mut |_, _| {});
         let cells: Vec<Cell> = systems.iter_mut().flat_map(run).collect();

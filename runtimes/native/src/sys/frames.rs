@@ -16,7 +16,9 @@ pub(crate) fn callers(store: &StoreInner) -> impl Iterator<Item = (u64, u64)> {
     let mut frame = store.record.exit_frame;
     std::iter::from_fn(move || {
         // SAFETY: the guest does not run while its store is borrowed.
-        let (return_to, outer) = unsafe { (word(&stack, frame.checked_add(8)?)?, word(&stack, frame)?) };
+        let return_to = unsafe { word(&stack, frame.checked_add(8)?)? };
+        // SAFETY: as above.
+        let outer = unsafe { word(&stack, frame)? };
         frame = Some(outer).filter(|outer| *outer > frame)?;
         Some((return_to, outer))
     })
@@ -26,6 +28,8 @@ pub(crate) fn callers(store: &StoreInner) -> impl Iterator<Item = (u64, u64)> {
 pub(crate) fn value(store: &StoreInner, address: u64) -> Option<[u8; 16]> {
     let stack = store.record.exit_frame.max(stack(store).start)..stack(store).end;
     // SAFETY: the guest does not run while its store is borrowed.
-    let (low, high) = unsafe { (word(&stack, address)?, word(&stack, address.checked_add(8)?)?) };
+    let low = unsafe { word(&stack, address)? };
+    // SAFETY: as above.
+    let high = unsafe { word(&stack, address.checked_add(8)?)? };
     Some((u128::from(low) | u128::from(high) << 64).to_le_bytes())
 }
