@@ -307,7 +307,7 @@ impl Brief {
             let args: &[Text] = reader.list(header.args)?;
             let args = args.iter().map(|arg| reader.text(*arg)).collect::<Result<_, _>>()?;
             let frozen = reader.text(header.frozen)?;
-            let frozen = if frozen.is_empty() { None } else { Some(Frozen::parse(&frozen).map_err(damaged)?) };
+            let frozen = if frozen.is_empty() { None } else { Some(Box::new(Frozen::parse(&frozen).map_err(damaged)?)) };
             function = Some(Function { kind, name: reader.text(header.function_name)?, args, env: BTreeMap::new(), frozen });
         }
         let artefacts: &[ArtefactRecord] = reader.list(header.artefacts)?;

@@ -159,7 +159,7 @@ pub struct Function {
     pub env: BTreeMap<String, String>,
     /// In which state it wakes, if it does not start from the beginning. Arguments and environment are then those with which it was frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub frozen: Option<Frozen>,
+    pub frozen: Option<Box<Frozen>>,
 }
 
 /// An image.
@@ -432,7 +432,8 @@ mod tests {
             record: record.digest,
             risks: vec!["the hash seed".into()],
         };
-        let function = Function { kind: FunctionKind::Command, name: "a".into(), args: vec![], env: BTreeMap::new(), frozen: Some(frozen) };
+        let function =
+            Function { kind: FunctionKind::Command, name: "a".into(), args: vec![], env: BTreeMap::new(), frozen: Some(Box::new(frozen)) };
         Manifest::new(None, Some(function), vec![native, resume, heap, record])
     }
 

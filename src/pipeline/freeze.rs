@@ -239,13 +239,13 @@ impl Builder {
         let record = self.put_large(&mut publication, media::FREEZE_RECORD, &frost.record.encode())?;
         let heap = layer.size;
         let risks = risks(&frost, freeze);
-        function.frozen = Some(Frozen {
+        function.frozen = Some(Box::new(Frozen {
             point: freeze.point.clone(),
             layers: vec![layer.digest],
             late_env: freeze.late_env.clone(),
             record: record.digest,
             risks: risks.clone(),
-        });
+        }));
         artefacts.extend([layer, record]);
         if self.keep_source {
             artefacts.push(self.put_large(&mut publication, media::WASM, &source.wasm)?);
@@ -315,7 +315,7 @@ impl Builder {
     fn run_to_the_point(&self, freeze: &Freeze, function: &Function, capturing: &TrustedImage, shown: &str) -> Result<Frost, BuildError> {
         let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
         let code = capturing.code(Engine::Native.name(), TARGET, level)?;
-        let failed = |error: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: error };
+        let failed = |error: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: error.into() };
         let engine = NativeEngine::new(EngineOptions::default()).map_err(|error| failed(error.into()))?;
         // The seed decides what the program draws before it is frozen, and must be the same for the same build.
         let seed = KeyFields::new()
@@ -348,7 +348,7 @@ impl Builder {
         match read.into_iter().find(|(baked, found, _)| *found && freeze.deny.contains(baked)) {
             Some((baked, _, did)) => {
                 let what = format!("it {did} before it was frozen, and `--deny-frozen {}` forbids that", baked.name());
-                Err(BuildError::Freeze { name: shown.to_owned(), source: FreezeError::Refused(what) })
+                Err(BuildError::Freeze { name: shown.to_owned(), source: FreezeError::Refused(what).into() })
             }
             None => Ok(()),
         }
@@ -406,7 +406,7 @@ impl Builder {
 
     /// Wakes the trial image once, to see whether it draws random bytes before it answers.
     fn try_reseed(&self, freeze: &Freeze, trial: &Digest, drawn: u64, shown: &str) -> Result<(), BuildError> {
-        let failed = |source: FreezeError| BuildError::Freeze { name: shown.to_owned(), source };
+        let failed = |source: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: source.into() };
         let image = self.store.load(trial, &self.home.trust()?, LoadOptions::default())?;
         let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
         let code = image.code(Engine::Native.name(), TARGET, level)?;

@@ -69,7 +69,7 @@ pub enum BuildError {
         /// The file or the name given.
         name: String,
         /// Why.
-        source: preheat_native_wasi::FreezeError,
+        source: Box<preheat_native_wasi::FreezeError>,
     },
     /// The options make no sense.
     #[error("{0}")]
