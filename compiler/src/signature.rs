@@ -48,6 +48,22 @@ pub(crate) fn reference_type(ty: wasmparser::RefType) -> Option<ValueType> {
     }
 }
 
+/// The value type of an operand, which may be of a subtype that no value type of a module is: `ref.func` gives a reference to a function of one type that is
+/// never null. `None` for one of any type, in dead code.
+pub(crate) fn operand_type(ty: wasmparser::ValType) -> Option<ValueType> {
+    use wasmparser::{AbstractHeapType, HeapType, ValType};
+    let ValType::Ref(ty) = ty else { return value_type(ty) };
+    Some(match ty.heap_type() {
+        HeapType::Concrete(_) | HeapType::Exact(_) => ValueType::FuncRef,
+        HeapType::Abstract { ty, .. } => match ty {
+            AbstractHeapType::Func | AbstractHeapType::NoFunc => ValueType::FuncRef,
+            AbstractHeapType::Extern | AbstractHeapType::NoExtern => ValueType::ExternRef,
+            AbstractHeapType::Exn | AbstractHeapType::NoExn => ValueType::ExnRef,
+            _ => return None,
+        },
+    })
+}
+
 impl FunctionType {
     /// The signature of a guest function of this type: the context, then the parameters.
     pub(crate) fn guest(&self) -> Signature {

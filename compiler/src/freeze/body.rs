@@ -4,7 +4,7 @@ use super::FunctionSites;
 use super::sites::{Call, MAX_VALUES, too_many};
 use crate::CompileError;
 use crate::module::{Module, impossible, narrow};
-use crate::signature::value_type;
+use crate::signature::{operand_type, value_type};
 use preheat_image::abi::ValueType;
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
@@ -68,7 +68,7 @@ pub(crate) fn read<'a>(
                 return Err(too_many(module, function));
             }
             let first = operands.len();
-            let types = (0..below).map(|height| validator.get_operand_type(below + results - 1 - height).flatten().and_then(value_type));
+            let types = (0..below).map(|height| validator.get_operand_type(below + results - 1 - height).flatten().and_then(operand_type));
             operands.extend(types.map_while(|ty| ty));
             if operands.len() < first + below {
                 // A block in dead code, with operands of any type below.
