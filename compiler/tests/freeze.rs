@@ -294,6 +294,16 @@ fn layouts_are_the_live_locals_and_then_the_operands() {
 }
 
 #[test]
+fn a_reference_to_a_function_of_one_type_is_an_operand_like_any_other() {
+    let wasm = wat::parse_str(
+        r#"(module (import "" "f" (func $f)) (elem declare func $g) (func $g)
+            (func (export "h") (ref.func $g) (call $f) (drop)))"#,
+    );
+    let layouts = captured(&compiler(CpuLevel::V3, true).compile(&wasm.unwrap(), Digest::ZERO).unwrap());
+    assert_eq!(layouts.into_values().collect::<Vec<_>>(), [[ValueType::FuncRef.number()]]);
+}
+
+#[test]
 fn a_value_that_the_shadow_frame_holds_is_not_stored_again() {
     let stores = |function: &str| {
         let clif = compiler(CpuLevel::V3, true).clif(&module(function)).unwrap();
