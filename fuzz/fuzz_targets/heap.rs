@@ -64,7 +64,8 @@ fuzz_target!(|data: &[u8]| {
             let mut left = target.chunks_exact(PAGE).map(|page| page == [0xa5; PAGE]).collect::<Vec<_>>();
             for run in snapshot.runs().iter().filter(|run| run.memory.get() == position) {
                 for number in 0..run.pages.get() as usize {
-                    let page = snapshot.contents(run).get(number * PAGE..).map_or(&[0; PAGE][..], |rest| &rest[..PAGE]);
+                    let page = snapshot.contents(run).get(number * PAGE..).filter(|rest| !rest.is_empty());
+                    let page = page.map_or(&[0; PAGE][..], |rest| &rest[..PAGE]);
                     let at = usize::try_from(run.first.get()).unwrap_or(usize::MAX).saturating_add(number);
                     if at >= left.len() {
                         break;
