@@ -157,7 +157,7 @@ impl Program {
     }
 
     fn compiler(&self, capture: bool) -> Result<Compiler> {
-        let mut options = self.options.clone();
+        let mut options = self.options;
         options.capture = capture;
         Ok(Compiler::new(options)?)
     }
