@@ -153,22 +153,29 @@ fn ranges(store: &StoreInner, instance: u32, data: &InstanceData, own: u32) -> R
         if !whole && fixup.is_none() && entry == before {
             continue;
         }
+        let local = |offset: u32| {
+            let range = native.range(offset).filter(|range| range.start.get() == offset);
+            let range = range.filter(|range| RangeKind::from_number(range.kind.get()) == Some(RangeKind::Function));
+            Ok::<_, Error>(range.ok_or_else(|| damaged("a table entry that is no function"))?.index.get())
+        };
         let function = match Entry::of(entry) {
             Entry::Null => None,
             _ if table.element != ValueType::FuncRef => {
                 return Err(refused(format!("entry {number} of table {index} refers to something of the host or an exception")));
             }
-            Entry::Local { offset, .. } => {
-                let range = native.range(offset).filter(|range| range.start.get() == offset);
-                let range = range.filter(|range| RangeKind::from_number(range.kind.get()) == Some(RangeKind::Function));
-                Some(range.ok_or_else(|| damaged("a table entry that is no function"))?.index.get())
-            }
+            Entry::Local { offset, .. } => Some(local(offset)?),
             Entry::Reference(value) => {
                 let function = store.function_in(instance, value);
                 Some(function.ok_or_else(|| refused(format!("entry {number} of table {index} is a function that is not the instance's")))?)
             }
         };
-        if !whole && fixup.is_some() && fixup.copied() == function {
+        // The same function may be there as another entry: what was taken out and put back is a reference.
+        let begun = match (fixup, Entry::of(before)) {
+            (Some(function), _) => Some(*function),
+            (None, Entry::Local { offset, .. }) => Some(local(offset)?),
+            (None, _) => None,
+        };
+        if !whole && begun == function {
             continue;
         }
         let element = heap::element(function);
