@@ -19,8 +19,9 @@ fn crates_depend_only_on_what_they_may_know() {
         ("preheat-bench", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-server", BTreeSet::from(["preheat-image"])),
         ("preheat-cache-client", BTreeSet::from(["preheat-image"])),
-        // A test that is a program: it needs a compiler and an engine at once.
+        // Tests that are programs: they need a compiler and an engine at once.
         ("preheat-differential", BTreeSet::from(["preheat-image", "preheat-compiler", "preheat-loader", "preheat-native"])),
+        ("preheat-freezing", BTreeSet::from(["preheat-image", "preheat-compiler", "preheat-loader", "preheat-native"])),
         (
             "preheat",
             BTreeSet::from([
