@@ -297,6 +297,9 @@ fn what_does_not_come_to_its_freeze_point_is_said() {
     build(r#"(func (export "_start"))"#, &["--freeze=stdin", "--engine=wasmtime"]).assert_fails(121, "only the native engine freezes");
     build(r#"(func (export "_start"))"#, &["--freeze=import:a.b"]).assert_fails(121, "imports no function `b` from `a`");
     build(r#"(func (export "_start"))"#, &["--freeze=soon"]).assert_usage();
+    let home = Home::new();
+    let component = home.write("component.wat", "(component)");
+    home.run(["build", "--freeze=init", component.to_str().unwrap()]).assert_fails(121, "components can't be frozen");
 }
 
 #[test]

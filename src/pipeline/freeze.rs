@@ -290,13 +290,13 @@ impl Builder {
     }
 
     fn check_freeze(&self, freeze: &Freeze, shown: &str, kind: FunctionKind) -> Result<(), BuildError> {
-        let unsupported = |what: &str| BuildError::Unsupported { name: shown.to_owned(), what: what.to_owned() };
         let usage = |what: String| Err(BuildError::Usage(what));
         if self.engine == EngineChoice::Only(Engine::Wasmtime) {
             return usage("only the native engine freezes; leave --engine out, or say --engine native".into());
         }
         if kind.is_component() {
-            return Err(unsupported("components can't be frozen"));
+            let refused = FreezeError::Refused("components can't be frozen, only core modules".into());
+            return Err(BuildError::Freeze { name: shown.to_owned(), source: refused.into() });
         }
         if freeze.init_export.is_some() && freeze.point != FreezePoint::Init {
             return usage("an export to run belongs to `--freeze init`".into());
