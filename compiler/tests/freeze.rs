@@ -110,7 +110,7 @@ fn check_resume_object(bytes: &[u8], base: &[u8], layouts: &BTreeMap<Site, Vec<u
 }
 
 /// Modules with sites in all kinds of places.
-const PLACES: [(&str, usize, &str); 15] = [
+const PLACES: [(&str, usize, &str); 20] = [
     (
         "plain",
         2,
@@ -193,6 +193,77 @@ const PLACES: [(&str, usize, &str); 15] = [
                     (br_if $again (i32.eqz)))
                 (call $f (i32.wrap_i64 (local.get 1)))
                 (i32.const 0)))"#,
+    ),
+    (
+        "loops with operands below and parameters, in conditions in loops",
+        7,
+        r#"(func (param i32 i64) (result i32) (local f32 v128)
+            (loop $a (result i32)
+                (call $g) (f64.const 1.5) (v128.const i32x4 1 2 3 4) (f32x4.splat (f32.const 2))
+                (if (param f64 v128 v128) (result f64) (local.get 0)
+                    (then (local.set 3) (drop)
+                        (i64.const 5) (i32.const 6)
+                        (loop $b (param i64 i32) (result i64)
+                            (local.set 0) (call $f (local.get 0))
+                            (f32.const 3) (f64.const 4)
+                            (block (param f64) (result f64)
+                                (loop $c (param f64) (result f64) (call $f (i32.const 1)) (br_if $c (call $g))
+                                    (drop) (br_if $b (i64.const 7) (i32.const 8) (local.get 0)) (drop) (drop)
+                                    (br_if $a (i32.eqz (local.get 0))) (f64.const 9)))
+                            (drop) (drop))
+                        (drop))
+                    (else (i32x4.add) (local.set 3) (loop $d (param f64) (result f64) (call $f (local.get 0)) (br_if $d (call $g)))))
+                (drop)
+                (br_if $a (local.get 0)))
+            (call $f (i32.const 2)))"#,
+    ),
+    (
+        "loops in the second parts of conditions and in blocks with catch clauses",
+        4,
+        r#"(func (param i32) (result i32)
+            (loop $a (result i32)
+                (call $g)
+                (if (local.get 0) (then (br $a)) (else
+                    (block $caught (result i32)
+                        (i64.const 3)
+                        (try_table (catch $e $caught) (catch_all $a)
+                            (loop $b (call $f (local.get 0)) (f64.const 1) (br_if $b (call $g)) (drop)))
+                        (drop) (i32.const 0))
+                    (br_if $a (local.get 0)) (drop)))
+                (br_if $a (call $g))))"#,
+    ),
+    (
+        "operands below a loop that come and go",
+        2,
+        r#"(func (param i32)
+            (loop $a
+                (br_if $a (local.get 0))
+                (i32.const 1)
+                (loop $b (result i64) (call $f (i32.const 1)) (br_if $b (local.get 0)) (br_if $a (local.get 0)) (i64.const 1))
+                (drop) (drop) (br_if $a (i32.const 1)))
+            (call $f (i32.const 2)))"#,
+    ),
+    (
+        "four loops, of which one has no way back",
+        3,
+        r#"(func (param i32) (result i32)
+            (loop $a (result i32) (i32.const 1) (loop $b (param i32) (result i32) (i32.const 2) (loop $c (result i32) (i32.const 3)
+                (loop $d (call $f (local.get 0)) (br_if $d (local.get 0)) (br_if $b (i32.const 4) (local.get 0)) (drop))
+                (br_if $c (call $g)))
+                (i32.add) (i32.add))
+                (br_if $a (call $g))))"#,
+    ),
+    (
+        "a loop behind what always traps",
+        1,
+        r#"(func (param i32)
+            (loop $a
+                (i64.const 1)
+                (block $never
+                    (loop $b (call $f (i32.const 1)) (br_if $b (local.get 0)))
+                    (drop (i32.load offset=0xffffffff (local.get 0)))
+                    (loop $c (call $f (i32.const 2)) (br_if $c (local.get 0)) (br_if $a (local.get 0)) (br_if $never (local.get 0))))
+                (drop)))"#,
     ),
     (
         "exceptions with references",
@@ -338,6 +409,114 @@ fn a_loop_around_the_site_comes_again_as_a_whole_and_what_follows_it_once() {
     // On entry, and at the header of the loop.
     assert_eq!(clif.matches("atomic_load").count(), 2);
     assert!(compiler.resume_clif(&wasm, &base, Site { function: calls[0].function, offset: 1 }).is_err());
+}
+
+/// How often each of `constants` is in the CLIF of the resume function of call number `site` of a function.
+fn constants_behind(function: &str, site: usize, constants: &[u32]) -> Vec<usize> {
+    let wasm = module(function);
+    let compiler = compiler(CpuLevel::V3, false);
+    let base = compiler.compile(&wasm, Digest::ZERO).unwrap();
+    let clif = compiler.resume_clif(&wasm, &base, calls(&wasm).0[site]).unwrap();
+    let count = |constant: &u32| clif.lines().filter(|line| line.ends_with(&format!("iconst.i32 {constant}"))).count();
+    constants.iter().map(count).collect()
+}
+
+#[test]
+fn of_loops_in_loops_around_the_site_the_outermost_comes_again_and_each_only_once() {
+    let nest = |c: &str, b: &str, a: &str| {
+        let text = format!(
+            r#"(func (param i32)
+                (loop $a (call $f (i32.const 101))
+                    (loop $b (call $f (i32.const 102))
+                        (loop $c (call $f (i32.const 103)) (call $f (i32.const 104)) {c})
+                        (call $f (i32.const 105)) {b})
+                    (call $f (i32.const 106)) {a})
+                (call $f (i32.const 107)))"#
+        );
+        constants_behind(&text, 2, &[101, 102, 103, 104, 105, 106, 107])
+    };
+    let [a, b, c] = ["(br_if $a (local.get 0))", "(br_if $b (local.get 0))", "(br_if $c (local.get 0))"];
+    // The rests of all three iterations, then the outermost as a whole, of which only the call at the site was in no rest.
+    let once = [1, 1, 1, 2, 2, 2, 1];
+    assert_eq!(nest(c, b, a), once);
+    assert_eq!(nest("", b, a), once);
+    assert_eq!(nest(c, "", a), once);
+    assert_eq!(nest("", "", a), once);
+    // Whoever goes back to it.
+    assert_eq!(nest(a, "", ""), once);
+    assert_eq!(nest("(br_table $a $b $c (local.get 0))", "", ""), [1, 1, 1, 2, 0, 0, 0]);
+    // Where nothing goes back to the outer ones they do not come again.
+    assert_eq!(nest(c, b, ""), [0, 1, 1, 2, 2, 1, 1]);
+    assert_eq!(nest(c, "", ""), [0, 0, 1, 2, 1, 1, 1]);
+    assert_eq!(nest("", "", ""), [0, 0, 0, 1, 1, 1, 1]);
+}
+
+#[test]
+fn a_loop_to_which_only_what_comes_again_goes_back_comes_again() {
+    // The branch to the outer loop is before the site, so that it is not in the rest but in the whole inner loop.
+    let text = r#"(func (param i32)
+        (loop $a (call $f (i32.const 101))
+            (loop $b (br_if $a (local.get 0)) (call $f (i32.const 102)) (call $f (i32.const 103)) (br_if $b (local.get 0)))
+            (call $f (i32.const 104))))"#;
+    assert_eq!(constants_behind(text, 1, &[101, 102, 103, 104]), [1, 1, 2, 2]);
+    // Nothing goes back to the inner one.
+    assert_eq!(constants_behind(&text.replace("(br_if $b (local.get 0))", ""), 1, &[101, 102, 103, 104]), [0, 0, 1, 1]);
+}
+
+#[test]
+fn a_loop_to_which_only_what_is_not_reached_goes_back_does_not_come_again() {
+    // A label that only something before the site branches to.
+    let label = r#"(func (param i32)
+        (loop $a (call $f (i32.const 101))
+            (block $out
+                (block $other
+                    (loop $b (br_if $other (local.get 0)) (call $f (i32.const 102)) (call $f (i32.const 103)) (br_if $b (local.get 0)) (br $out)))
+                (br $a))
+            (call $f (i32.const 104))))"#;
+    assert_eq!(constants_behind(label, 1, &[101, 102, 103, 104]), [1, 1, 2, 2]);
+    assert_eq!(constants_behind(&label.replace("br_if $b", "br_if $out"), 1, &[101, 102, 103, 104]), [0, 0, 1, 1]);
+    // The other part of a condition.
+    let condition = r#"(func (param i32)
+        (loop $a (call $f (i32.const 101))
+            (loop $b
+                (if (local.get 0) (then (call $f (i32.const 102))) (else (br $a)))
+                (call $f (i32.const 103)) (return))))"#;
+    assert_eq!(constants_behind(condition, 1, &[101, 102, 103]), [0, 0, 1]);
+    let reached = condition.replace("(return)", "(br_if $b (local.get 0))");
+    assert_eq!(constants_behind(&reached, 1, &[101, 102, 103]), [1, 1, 2]);
+    // Behind a block that nothing leaves.
+    let unreachable = r#"(func (param i32)
+        (loop $a (call $f (i32.const 101))
+            (block $x (loop $b (call $f (i32.const 102)) (call $f (i32.const 103)) (br $b)))
+            (br $a)))"#;
+    assert_eq!(constants_behind(unreachable, 1, &[101, 102, 103]), [0, 1, 2]);
+    assert_eq!(constants_behind(&unreachable.replace("(br $b)", "(br_if $x (local.get 0)) (br $b)"), 1, &[101, 102, 103]), [1, 1, 2]);
+}
+
+#[test]
+fn a_site_that_no_ordinary_way_leads_to_can_be_resumed() {
+    // Validation takes what is behind a block for reachable.
+    for inner in [
+        "(loop $b SITE)",
+        "(i64.const 3) (block (loop $b SITE) (br_if $a (local.get 0))) (drop)",
+        "(i64.const 3) (if (local.get 0) (then (f32.const 1) (loop $b SITE) (drop)) (else (call $f (i32.const 5)))) (drop)",
+        "(i64.const 3) (if (local.get 0) (then (call $f (i32.const 5))) (else (loop $b SITE))) (drop)",
+        "(i64.const 3) (block $c (i32.const 4) (try_table (catch_all $c) (loop $b SITE)) (drop)) (drop)",
+        "(f64.const 3) (loop $c (param f64) (i32.const 4) (block (loop $b SITE)) (drop) (br_if $c (local.get 0)) (drop))",
+    ] {
+        let inner = inner.replace("SITE", "(call $f (i32.const 1)) (br_if $b (local.get 0)) (br_if $a (local.get 0))");
+        let wasm = module(&format!("(func (param i32) (loop $a (block (unreachable)) {inner} (br_if $a (local.get 0))))"));
+        wasmparser::validate(&wasm).unwrap_or_else(|error| panic!("{inner}: {error}"));
+        let (calls, _) = calls(&wasm);
+        for capture in [false, true] {
+            let base = compiler(CpuLevel::V3, capture).compile(&wasm, Digest::ZERO).unwrap();
+            for call in &calls {
+                compiler(CpuLevel::V3, capture)
+                    .resume(&wasm, &base, &[*call], Digest::ZERO)
+                    .unwrap_or_else(|error| panic!("{inner}: {error}"));
+            }
+        }
+    }
 }
 
 #[test]

@@ -230,7 +230,7 @@ fn add_catch(live: &mut Set, frames: &[Frame<'_, '_>]) {
     }
 }
 
-fn label_of(clause: &Catch) -> u32 {
+pub(super) fn label_of(clause: &Catch) -> u32 {
     match *clause {
         Catch::One { label, .. } | Catch::OneRef { label, .. } | Catch::All { label } | Catch::AllRef { label } => label,
     }

@@ -4,10 +4,12 @@
 //! live behind the call ([`liveness`]), then the operands below its arguments. Capture code stores these values, resume functions load them;
 //! both take the layout from [`FunctionSites`], and so does every version of this compiler: a change of it makes frozen programs unusable.
 
+mod around;
 mod body;
 mod liveness;
 mod sites;
 
+pub(crate) use around::{Around, around, outermost_again};
 pub(crate) use body::{CheckedBody, read};
 pub(crate) use sites::{FunctionSites, Shadow, SiteLayout};
 

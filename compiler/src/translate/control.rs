@@ -41,12 +41,10 @@ pub(super) enum FrameKind {
     },
     /// The second part.
     Else,
-    /// A loop around the site of a resume function, while its interrupted iteration is finished. Branches go to the header, behind which
-    /// the whole loop comes once more.
+    /// A loop around the site of a resume function, while its interrupted iteration is finished. Branches go to the header, from which the
+    /// program goes on in the whole loop, which comes once more.
     ResumedLoop {
         header: Block,
-        /// Position of its first instruction.
-        begin: usize,
     },
     /// The first part of a condition that holds the site of a resume function; its second part can't be reached.
     ResumedIf,
@@ -62,7 +60,7 @@ impl Frame {
     /// Where a branch goes, and with how many operands.
     fn target(&self) -> (Block, usize) {
         match self.kind {
-            FrameKind::Loop { header } | FrameKind::ResumedLoop { header, .. } => (header, self.params),
+            FrameKind::Loop { header } | FrameKind::ResumedLoop { header } => (header, self.params),
             _ => (self.exit, self.results),
         }
     }

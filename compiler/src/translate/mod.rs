@@ -7,6 +7,7 @@
 //! A 128-bit operand has whatever vector type the last instruction gave it. Whoever takes it asks for the type that it needs
 //! ([`Translator::pop_vector`]); where control flow joins, and at calls, all are of the type that [`clif_type`] says.
 
+mod again;
 mod bulk;
 mod calls;
 mod capture;

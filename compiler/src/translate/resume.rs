@@ -5,17 +5,18 @@
 //!
 //! A loop that is entered in its middle has two entries, which keeps Cranelift from optimising it. So of each loop around the site, only the
 //! rest of the interrupted iteration is translated in place. Branches to the loop's header leave that, and the whole loop comes once more in the
-//! normal way behind it, as fast as in the normal code. What follows the loop is common to both.
+//! normal way behind it, as fast as in the normal code. What follows the loop is common to both. Of loops in loops only the outermost to which
+//! the program can go back comes once more ([`super::again`]).
 
 use super::control::FrameKind;
 use super::exceptions::Callee;
 use super::{Translator, block_args, local, record};
 use crate::CompileError;
-use crate::freeze::{CheckedBody, FunctionSites, SiteLayout};
+use crate::freeze::{self, Around, CheckedBody, FunctionSites, SiteLayout};
 use crate::module::impossible;
 use crate::signature::{FunctionType, clif_type};
 use cranelift_codegen::ir::types::I64;
-use cranelift_codegen::ir::{InstBuilder as _, Type, Value};
+use cranelift_codegen::ir::{Block, InstBuilder as _, Type, Value};
 use preheat_image::abi::{VALUE_SIZE, ValueType, offset};
 use wasmparser::Operator;
 
@@ -24,13 +25,26 @@ pub(crate) fn resume_type(results: &[ValueType]) -> FunctionType {
     FunctionType { params: vec![ValueType::I64], results: results.to_vec() }
 }
 
+/// What there is to know of a site while its resume function is translated.
+pub(super) struct Resumed {
+    /// The blocks around the site, outermost first.
+    pub(super) around: Vec<Around>,
+    /// The operands below the call's arguments. While a block around the site is open, those below it are these.
+    pub(super) operands: Vec<Value>,
+    /// Which of the loops around the site comes once more as a whole, if any in it does.
+    outermost: Option<usize>,
+    /// Loops inside that one whose interrupted iterations have ended, with the headers to which they branched; inner ones first.
+    pub(super) waiting: Vec<(usize, Block)>,
+}
+
 impl Translator<'_, '_> {
     /// Translates what is behind a site.
     pub(super) fn resume(&mut self, body: &CheckedBody<'_>, sites: &FunctionSites, site: SiteLayout<'_>) -> Result<(), CompileError> {
         let wake_frame = self.builder.block_params(self.entry)[1];
         self.place(site.offset);
         body.locals.iter().for_each(|ty| self.zero_variable(*ty));
-        self.begin_blocks(body, site)?;
+        let around = freeze::around(body, site)?;
+        self.begin_blocks(body, &around)?;
         for (position, ty) in sites.types(site).into_iter().enumerate() {
             let value = self.builder.ins().load(clif_type(ty), record(), wake_frame, value_place(position));
             match site.locals.get(position) {
@@ -38,14 +52,16 @@ impl Translator<'_, '_> {
                 None => self.push(value),
             }
         }
+        let outermost = freeze::outermost_again(body, site, &around);
+        let mut resumed = Resumed { around, operands: self.stack.clone(), outermost, waiting: Vec::new() };
         let count = site.locals.len() + site.operands.len();
         self.resume_callee(&body.operators[site.operator].0, wake_frame, count)?;
 
         for (position, (operator, offset)) in body.operators.iter().enumerate().skip(site.operator + 1) {
             self.place(*offset);
-            let resumed = self.frames.last().is_some_and(|frame| matches!(frame.kind, FrameKind::ResumedLoop { .. }));
-            if resumed && matches!(operator, Operator::End) {
-                self.end_resumed_loop(body, position)?;
+            let in_loop = self.frames.last().is_some_and(|frame| matches!(frame.kind, FrameKind::ResumedLoop { .. }));
+            if in_loop && matches!(operator, Operator::End) {
+                self.end_resumed_loop(body, position, &mut resumed)?;
             } else {
                 self.operator(operator)?;
             }
@@ -54,40 +70,32 @@ impl Translator<'_, '_> {
     }
 
     /// Begins all blocks around the site.
-    fn begin_blocks(&mut self, body: &CheckedBody<'_>, site: SiteLayout<'_>) -> Result<(), CompileError> {
-        let mut open = Vec::new();
-        for (position, (operator, _)) in body.operators[..site.operator].iter().enumerate() {
-            match operator {
-                Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
-                    open.push((position, false))
-                }
-                Operator::Else => open.last_mut().ok_or_else(|| impossible("unbalanced blocks"))?.1 = true,
-                Operator::End => drop(open.pop()),
-                _ => {}
-            }
-        }
-        if site.heights.len() != open.len() + 1 {
-            return Err(impossible("unbalanced blocks"));
-        }
+    fn begin_blocks(&mut self, body: &CheckedBody<'_>, around: &[Around]) -> Result<(), CompileError> {
         let results: Vec<Type> = self.builder.func.signature.returns.iter().map(|result| result.value_type).collect();
         self.push_function_frame(&results);
-        for ((begin, second), height) in open.into_iter().zip(&site.heights[1..]) {
-            let (kind, ty) = match &body.operators[begin].0 {
-                Operator::Block { blockty } => (FrameKind::Block, *blockty),
-                Operator::If { blockty } => (if second { FrameKind::Else } else { FrameKind::ResumedIf }, *blockty),
-                Operator::TryTable { try_table } => (self.try_table(try_table), try_table.ty),
-                Operator::Loop { blockty } => {
-                    let (params, _) = self.block_types(*blockty);
-                    (FrameKind::ResumedLoop { header: self.block(&params), begin }, *blockty)
-                }
-                other => return Err(impossible(&format!("a block that begins with {other:?}"))),
-            };
-            let (params, results) = self.block_types(ty);
-            let exit = self.block(&results);
-            self.push_frame(kind, exit, params.len(), results.len());
-            if let Some(frame) = self.frames.last_mut() {
-                frame.height = *height;
+        for block in around {
+            self.begin_around(body, block)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a block around the site as if its beginning had been reached, and is no more.
+    pub(super) fn begin_around(&mut self, body: &CheckedBody<'_>, block: &Around) -> Result<(), CompileError> {
+        let (kind, ty) = match &body.operators[block.begin].0 {
+            Operator::Block { blockty } => (FrameKind::Block, *blockty),
+            Operator::If { blockty } => (if block.second { FrameKind::Else } else { FrameKind::ResumedIf }, *blockty),
+            Operator::TryTable { try_table } => (self.try_table(try_table), try_table.ty),
+            Operator::Loop { blockty } => {
+                let (params, _) = self.block_types(*blockty);
+                (FrameKind::ResumedLoop { header: self.block(&params) }, *blockty)
             }
+            other => return Err(impossible(&format!("a block that begins with {other:?}"))),
+        };
+        let (params, results) = self.block_types(ty);
+        let exit = self.block(&results);
+        self.push_frame(kind, exit, params.len(), results.len());
+        if let Some(frame) = self.frames.last_mut() {
+            frame.height = block.height;
         }
         Ok(())
     }
@@ -106,10 +114,13 @@ impl Translator<'_, '_> {
         Ok(())
     }
 
-    /// `end` of a loop around the site: the interrupted iteration ends. If anything branches to its header, here it comes as a whole.
-    fn end_resumed_loop(&mut self, body: &CheckedBody<'_>, position: usize) -> Result<(), CompileError> {
+    /// `end` of a loop around the site: the interrupted iteration ends. If anything branches to its header, here it comes as a whole, unless it
+    /// does with a loop around it.
+    fn end_resumed_loop(&mut self, body: &CheckedBody<'_>, position: usize, resumed: &mut Resumed) -> Result<(), CompileError> {
         let frame = self.frames.pop().ok_or_else(|| impossible("unbalanced blocks"))?;
-        let FrameKind::ResumedLoop { header, begin } = frame.kind else { return Err(impossible("unbalanced blocks")) };
+        let FrameKind::ResumedLoop { header } = frame.kind else { return Err(impossible("unbalanced blocks")) };
+        // The first frame is the function's.
+        let index = self.frames.len().checked_sub(1).ok_or_else(|| impossible("unbalanced blocks"))?;
         let mut left = None;
         let mut reached = false;
         if self.reachable {
@@ -120,14 +131,12 @@ impl Translator<'_, '_> {
         }
         self.stack.truncate(frame.height);
         if frame.exit_reached {
-            self.builder.switch_to_block(header);
             self.builder.seal_block(header);
-            self.stack.extend_from_slice(self.builder.block_params(header));
-            self.reachable = true;
-            for (operator, offset) in &body.operators[begin..=position] {
-                self.place(*offset);
-                self.operator(operator)?;
-            }
+            resumed.waiting.push((index, header));
+        }
+        let later = resumed.outermost.is_some_and(|outermost| index > outermost);
+        if !later && !resumed.waiting.is_empty() {
+            self.loop_again(body, index, position, resumed)?;
             if self.reachable {
                 let values = self.pop_canonical(frame.results);
                 self.builder.ins().jump(frame.exit, &block_args(&values));

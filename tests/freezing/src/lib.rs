@@ -1,7 +1,7 @@
 //! Programs that are frozen at some call of the host and wake again: they must come to the same end as when they run through.
 //!
 //! A program, the call at which it is frozen and how it is compiled follow from a seed: `cargo run --release -p preheat-freezing -- --seeds
-//! 0..50_000`. Some programs are frozen once more after they woke, and again. Compared are the results or the trap, all calls of the host with
+//! 0..50_000`, and with `--nests` for programs with many loops in loops. Some programs are frozen once more after they woke, and again. Compared are the results or the trap, all calls of the host with
 //! their arguments, and the state in the end: memories, globals, tables, dropped segments.
 
 #![deny(unsafe_code)]
@@ -142,8 +142,8 @@ struct Program {
 }
 
 impl Program {
-    fn of_seed(seed: u64) -> Result<Self> {
-        let text = program::program(&mut Random::new(seed, 20));
+    fn of_seed(seed: u64, nests: bool) -> Result<Self> {
+        let text = program::program(&mut Random::new(seed, 20), nests);
         let wasm = wat::parse_str(&text).with_context(|| text.clone())?;
         let mut random = Random::new(seed, 21);
         let host = CpuLevel::of_host().unwrap_or(CpuLevel::V1);
@@ -215,12 +215,12 @@ fn go_on(engine: &Engine, pre: &InstancePre<Host>, host: Host, frozen: &Frozen, 
 }
 
 /// Makes the program of a seed, lets it run through, freezes it at a call of the host that the seed chooses (some programs once more after
-/// they woke), and lets it wake.
+/// they woke), and lets it wake. With `nests` the program has many loops in loops.
 ///
 /// # Errors
 /// When anything fails that should not, with whatever made sense of it.
-pub fn check(engine: &Engine, seed: u64) -> Result<Verdict> {
-    let program = Program::of_seed(seed)?;
+pub fn check(engine: &Engine, seed: u64, nests: bool) -> Result<Verdict> {
+    let program = Program::of_seed(seed, nests)?;
     let mut random = Random::new(seed, 22);
     let linker = linker()?;
     let base = CompiledHere::compile(&program.compiler(false)?, &program.wasm)?;
@@ -277,8 +277,8 @@ pub fn check(engine: &Engine, seed: u64) -> Result<Verdict> {
 ///
 /// # Errors
 /// When the generator made something that is not valid.
-pub fn program_of(seed: u64) -> Result<Vec<u8>> {
-    Program::of_seed(seed).map(|program| program.wasm)
+pub fn program_of(seed: u64, nests: bool) -> Result<Vec<u8>> {
+    Program::of_seed(seed, nests).map(|program| program.wasm)
 }
 
 fn compared(expected: &End, found: &End) -> String {

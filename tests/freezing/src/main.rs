@@ -17,6 +17,9 @@ struct Options {
     /// Seeds of the programs, as FIRST..END.
     #[arg(long, default_value = "0..1000", value_parser = seeds)]
     seeds: Range<u64>,
+    /// Other programs for the same seeds, with many loops in loops.
+    #[arg(long)]
+    nests: bool,
     /// Threads; by default one for each CPU.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -71,7 +74,7 @@ fn main() -> Result<ExitCode> {
     let options = Options::parse();
     if let Some(directory) = &options.write {
         for seed in options.seeds {
-            std::fs::write(directory.join(format!("{seed}.wasm")), program_of(seed)?)?;
+            std::fs::write(directory.join(format!("{seed}.wasm")), program_of(seed, options.nests)?)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -88,7 +91,7 @@ fn main() -> Result<ExitCode> {
             if seed >= options.seeds.end {
                 break;
             }
-            let verdict = check(&engine, seed);
+            let verdict = check(&engine, seed, options.nests);
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.add(seed, verdict);
             if report.programs.is_multiple_of(5000) {

@@ -63,6 +63,8 @@ fn list(what: &str, letters: &str) -> String {
 struct Label {
     types: String,
     is_loop: bool,
+    /// A loop that looks itself whether there is fuel.
+    free: bool,
 }
 
 struct Program<'a> {
@@ -75,10 +77,12 @@ struct Program<'a> {
     results: String,
     /// How many nodes the current function may still have.
     budget: usize,
+    /// Make many loops in loops.
+    nests: bool,
 }
 
-/// A program in the text format. Its export `main` takes nothing.
-pub(super) fn program(random: &mut Random) -> String {
+/// A program in the text format, with many loops in loops if `nests`. Its export `main` takes nothing.
+pub(super) fn program(random: &mut Random, nests: bool) -> String {
     let types: Vec<char> = TYPES.iter().map(|(letter, _)| *letter).collect();
     let count = 3 + random.below(4);
     let mut signatures = Vec::new();
@@ -86,7 +90,7 @@ pub(super) fn program(random: &mut Random) -> String {
         let mut letters = |most: usize| (0..random.below(most + 1)).map(|_| types[random.below(types.len())]).collect::<String>();
         signatures.push(if function == 0 { (String::new(), letters(3)) } else { (letters(4), letters(3)) });
     }
-    let mut program = Program { random, signatures, labels: Vec::new(), params: String::new(), results: String::new(), budget: 0 };
+    let mut program = Program { random, signatures, labels: Vec::new(), params: String::new(), results: String::new(), budget: 0, nests };
     program.module()
 }
 
@@ -132,12 +136,8 @@ impl Program<'_> {
                 let _ = write!(text, " (local {ty})");
             });
         }
-        let zeros: String = self.results.clone().chars().map(|letter| self.zero(letter)).collect();
-        let _ = writeln!(
-            text,
-            "\n(global.set $fuel (i32.sub (global.get $fuel) (i32.const 1)))\n(if (i32.le_s (global.get $fuel) (i32.const 0)) (then (return {zeros})))"
-        );
-        self.labels = vec![Label { types: self.results.clone(), is_loop: false }];
+        let _ = writeln!(text, "\n{}", self.fuel_or_return());
+        self.labels = vec![Label { types: self.results.clone(), is_loop: false, free: false }];
         for _ in 0..2 + self.random.below(5) {
             let statement = self.statement(0);
             text.push_str(&statement);
@@ -219,7 +219,7 @@ impl Program<'_> {
 
     /// With a label around it.
     fn within(&mut self, types: &str, is_loop: bool, body: impl FnOnce(&mut Self) -> String) -> String {
-        self.labels.push(Label { types: types.into(), is_loop });
+        self.labels.push(Label { types: types.into(), is_loop, free: false });
         let text = body(self);
         self.labels.pop();
         text
@@ -241,6 +241,14 @@ impl Program<'_> {
     /// Takes fuel, and whether there was some.
     fn fuel(&self) -> &'static str {
         "(block (result i32) (global.set $fuel (i32.sub (global.get $fuel) (i32.const 1))) (i32.gt_s (global.get $fuel) (i32.const 0)))"
+    }
+
+    /// Takes fuel, and returns if there is none.
+    fn fuel_or_return(&self) -> String {
+        let zeros: String = self.results.chars().map(|letter| self.zero(letter)).collect();
+        format!(
+            "(global.set $fuel (i32.sub (global.get $fuel) (i32.const 1)))\n(if (i32.le_s (global.get $fuel) (i32.const 0)) (then (return {zeros})))"
+        )
     }
 
     /// An expression of a type.
@@ -334,7 +342,11 @@ impl Program<'_> {
     }
 
     fn statement(&mut self, depth: usize) -> String {
-        let kinds = if self.room(depth) { 24 } else { 4 };
+        let kinds = match self.room(depth) {
+            true if self.nests => 28,
+            true => 24,
+            false => 4,
+        };
         let text = match self.random.below(kinds) {
             0..=2 => {
                 let letter = self.letter();
@@ -406,18 +418,119 @@ impl Program<'_> {
             }
             21 => self.of_memory(depth),
             22 => self.of_table(depth),
-            _ => {
+            23 => {
                 let condition = self.expression('i', depth + 1);
                 format!("(if (i32.eq (i32.const 0x55) {condition}) (then unreachable))")
             }
+            _ => {
+                let levels = 2 + self.random.below(3);
+                self.nest(levels, depth)
+            }
         };
         text + "\n"
+    }
+
+    /// Letters of up to `most` types.
+    fn letters(&mut self, most: usize) -> String {
+        (0..self.random.below(most + 1)).map(|_| self.letter()).collect()
+    }
+
+    /// Takes values from the stack.
+    fn take(&mut self, letters: &str) -> String {
+        letters.chars().rev().map(|letter| format!("(local.set {}) ", self.local(letter))).collect()
+    }
+
+    /// Loops in loops, each with operands below it and something around it, and a call of the host in the innermost.
+    fn nest(&mut self, levels: usize, depth: usize) -> String {
+        let (below, params, results) = (self.letters(2), self.letters(1), self.letters(1));
+        let mut text = self.values(&below, depth + 2);
+        let types = format!("{} {}", list("param", &params), list("result", &results));
+        text += &self.values(&params, depth + 2);
+        match self.random.below(6) {
+            0 | 1 => text += &self.looped(levels, &params, &results, depth),
+            2 => {
+                let body = self.within(&results, false, |this| this.looped(levels, &params, &results, depth));
+                let _ = write!(text, "(block {types} {body})");
+            }
+            3 | 4 => {
+                // The loop is in the first part, in the second, or in both.
+                let condition = self.condition(depth);
+                let place = self.random.below(3);
+                let parts = [0, 1].map(|part| {
+                    self.within(&results, false, |this| {
+                        if part == place || place == 2 {
+                            return this.looped(levels, &params, &results, depth);
+                        }
+                        this.take(&params) + &this.statement(depth + 1) + &this.values(&results, depth + 2)
+                    })
+                });
+                let _ = write!(text, "(if {types} {condition} (then {}) (else {}))", parts[0], parts[1]);
+            }
+            _ => {
+                // What is caught goes to any label that can be branched to without asking.
+                let free = self.free_labels();
+                let label = free.get(self.random.below(free.len().max(1)));
+                let catch = label.map_or(String::new(), |label| format!("(catch_all {label})"));
+                let body = self.within(&results, false, |this| this.looped(levels, &params, &results, depth));
+                let _ = write!(text, "(try_table {types} {catch} {body})");
+            }
+        }
+        text += &self.take(&results);
+        text + &self.take(&below)
+    }
+
+    /// A loop of a nest, which takes its parameters from the stack.
+    fn looped(&mut self, levels: usize, params: &str, results: &str, depth: usize) -> String {
+        let free = self.random.chance(1, 2);
+        self.labels.push(Label { types: params.into(), is_loop: true, free });
+        let mut body = self.take(params);
+        if free {
+            body += &self.fuel_or_return();
+        }
+        if self.random.chance(1, 2) {
+            body += &self.statement(depth + 1);
+        }
+        if levels > 1 {
+            body += &self.nest(levels - 1, depth + 1);
+        } else {
+            let host = HOST[self.random.below(HOST.len())].1;
+            body += &self.call(host, depth).unwrap_or_default();
+            body += &self.take(host);
+        }
+        match self.random.below(4) {
+            0 => body += &self.statement(depth + 1),
+            1 => body += &self.branch_if(depth + 1),
+            2 => {
+                let free = self.free_labels();
+                let condition = self.condition(depth);
+                // Within the condition all labels are one further out.
+                let targets: Vec<String> =
+                    (0..4).filter_map(|_| free.get(self.random.below(free.len().max(1)))).map(|label| (label + 1).to_string()).collect();
+                if !targets.is_empty() {
+                    let index = self.within("", false, |this| this.expression('i', depth + 2));
+                    let _ = write!(body, "(if {condition} (then (br_table {} (i32.rem_u {index} (i32.const 5)))))", targets.join(" "));
+                }
+            }
+            _ => {}
+        }
+        let (values, again) = (self.values(params, depth + 2), self.condition(depth));
+        let _ =
+            write!(body, "(br_if 0 {values} (i32.and {} (i32.ne (i32.const 0) {again}))) {}", self.fuel(), "(drop) ".repeat(params.len()));
+        body += &self.values(results, depth + 2);
+        self.labels.pop();
+        format!("(loop {} {} {body})", list("param", params), list("result", results))
     }
 
     /// Labels without values that lead forward.
     fn plain_labels(&self) -> Vec<usize> {
         let depths = self.labels.iter().rev().enumerate();
         depths.filter(|(_, label)| !label.is_loop && label.types.is_empty()).map(|(depth, _)| depth).collect()
+    }
+
+    /// Labels without values to which may be branched without asking for fuel.
+    fn free_labels(&self) -> Vec<usize> {
+        let depths = self.labels.iter().rev().enumerate();
+        depths.filter(|(_, label)| (!label.is_loop || label.free) && label.types.is_empty()).map(|(depth, _)| depth).collect()
     }
 
     fn branch_if(&mut self, depth: usize) -> String {
