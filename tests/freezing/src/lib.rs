@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+mod nests;
 mod program;
 mod random;
 #[allow(unsafe_code, reason = "the one file for it")]

@@ -55,23 +55,23 @@ fn name(letter: char) -> &'static str {
     TYPES.iter().find(|(known, _)| *known == letter).map_or("i32", |(_, name)| name)
 }
 
-fn list(what: &str, letters: &str) -> String {
+pub(super) fn list(what: &str, letters: &str) -> String {
     letters.chars().fold(String::new(), |text, letter| text + "(" + what + " " + name(letter) + ") ")
 }
 
 /// A label that can be branched to.
-struct Label {
-    types: String,
-    is_loop: bool,
+pub(super) struct Label {
+    pub(super) types: String,
+    pub(super) is_loop: bool,
     /// A loop that looks itself whether there is fuel.
-    free: bool,
+    pub(super) free: bool,
 }
 
-struct Program<'a> {
-    random: &'a mut Random,
+pub(super) struct Program<'a> {
+    pub(super) random: &'a mut Random,
     /// Parameters and results of own functions.
     signatures: Vec<(String, String)>,
-    labels: Vec<Label>,
+    pub(super) labels: Vec<Label>,
     /// What the current function has and returns.
     params: String,
     results: String,
@@ -180,14 +180,14 @@ impl Program<'_> {
     }
 
     /// The index of a local of a type: a parameter or one behind them.
-    fn local(&mut self, letter: char) -> usize {
+    pub(super) fn local(&mut self, letter: char) -> usize {
         let of_type: Vec<usize> = self.params.chars().enumerate().filter(|(_, ty)| *ty == letter).map(|(index, _)| index).collect();
         let place = TYPES.iter().position(|(known, _)| *known == letter).unwrap_or(0);
         let own = self.params.len() + place * LOCALS + self.random.below(LOCALS);
         if !of_type.is_empty() && self.random.chance(1, 3) { *self.random.choose(&of_type) } else { own }
     }
 
-    fn values(&mut self, letters: &str, depth: usize) -> String {
+    pub(super) fn values(&mut self, letters: &str, depth: usize) -> String {
         letters.chars().map(|letter| self.expression(letter, depth) + " ").collect()
     }
 
@@ -198,7 +198,7 @@ impl Program<'_> {
     }
 
     /// A call of something with these results; `None` if there is nothing.
-    fn call(&mut self, results: &str, depth: usize) -> Option<String> {
+    pub(super) fn call(&mut self, results: &str, depth: usize) -> Option<String> {
         let host: Vec<(String, usize)> =
             HOST.iter().enumerate().filter(|(_, (_, of))| *of == results).map(|(number, _)| (format!("h{number}"), 10 + number)).collect();
         let own = self.signatures.iter().enumerate().filter(|(_, (_, of))| *of == results);
@@ -218,7 +218,7 @@ impl Program<'_> {
     }
 
     /// With a label around it.
-    fn within(&mut self, types: &str, is_loop: bool, body: impl FnOnce(&mut Self) -> String) -> String {
+    pub(super) fn within(&mut self, types: &str, is_loop: bool, body: impl FnOnce(&mut Self) -> String) -> String {
         self.labels.push(Label { types: types.into(), is_loop, free: false });
         let text = body(self);
         self.labels.pop();
@@ -234,17 +234,17 @@ impl Program<'_> {
     }
 
     /// One that is as it is only sometimes.
-    fn condition(&mut self, depth: usize) -> String {
+    pub(super) fn condition(&mut self, depth: usize) -> String {
         format!("(i32.and (i32.const {}) {})", [1, 2, 3, 5][self.random.below(4)], self.expression('i', depth + 2))
     }
 
     /// Takes fuel, and whether there was some.
-    fn fuel(&self) -> &'static str {
+    pub(super) fn fuel(&self) -> &'static str {
         "(block (result i32) (global.set $fuel (i32.sub (global.get $fuel) (i32.const 1))) (i32.gt_s (global.get $fuel) (i32.const 0)))"
     }
 
     /// Takes fuel, and returns if there is none.
-    fn fuel_or_return(&self) -> String {
+    pub(super) fn fuel_or_return(&self) -> String {
         let zeros: String = self.results.chars().map(|letter| self.zero(letter)).collect();
         format!(
             "(global.set $fuel (i32.sub (global.get $fuel) (i32.const 1)))\n(if (i32.le_s (global.get $fuel) (i32.const 0)) (then (return {zeros})))"
@@ -252,7 +252,7 @@ impl Program<'_> {
     }
 
     /// An expression of a type.
-    fn expression(&mut self, letter: char, depth: usize) -> String {
+    pub(super) fn expression(&mut self, letter: char, depth: usize) -> String {
         let kinds = if self.room(depth) { 24 } else { 6 };
         match self.random.below(kinds) {
             0 => self.constant(letter),
@@ -333,7 +333,7 @@ impl Program<'_> {
         format!("({operator} {})", self.values(operands, depth + 1))
     }
 
-    fn letter(&mut self) -> char {
+    pub(super) fn letter(&mut self) -> char {
         TYPES[self.random.below(TYPES.len())].0
     }
 
@@ -341,7 +341,7 @@ impl Program<'_> {
         (0..1 + self.random.below(3)).map(|_| self.statement(depth + 1)).collect()
     }
 
-    fn statement(&mut self, depth: usize) -> String {
+    pub(super) fn statement(&mut self, depth: usize) -> String {
         let kinds = match self.room(depth) {
             true if self.nests => 28,
             true => 24,
@@ -430,110 +430,13 @@ impl Program<'_> {
         text + "\n"
     }
 
-    /// Letters of up to `most` types.
-    fn letters(&mut self, most: usize) -> String {
-        (0..self.random.below(most + 1)).map(|_| self.letter()).collect()
-    }
-
-    /// Takes values from the stack.
-    fn take(&mut self, letters: &str) -> String {
-        letters.chars().rev().map(|letter| format!("(local.set {}) ", self.local(letter))).collect()
-    }
-
-    /// Loops in loops, each with operands below it and something around it, and a call of the host in the innermost.
-    fn nest(&mut self, levels: usize, depth: usize) -> String {
-        let (below, params, results) = (self.letters(2), self.letters(1), self.letters(1));
-        let mut text = self.values(&below, depth + 2);
-        let types = format!("{} {}", list("param", &params), list("result", &results));
-        text += &self.values(&params, depth + 2);
-        match self.random.below(6) {
-            0 | 1 => text += &self.looped(levels, &params, &results, depth),
-            2 => {
-                let body = self.within(&results, false, |this| this.looped(levels, &params, &results, depth));
-                let _ = write!(text, "(block {types} {body})");
-            }
-            3 | 4 => {
-                // The loop is in the first part, in the second, or in both.
-                let condition = self.condition(depth);
-                let place = self.random.below(3);
-                let parts = [0, 1].map(|part| {
-                    self.within(&results, false, |this| {
-                        if part == place || place == 2 {
-                            return this.looped(levels, &params, &results, depth);
-                        }
-                        this.take(&params) + &this.statement(depth + 1) + &this.values(&results, depth + 2)
-                    })
-                });
-                let _ = write!(text, "(if {types} {condition} (then {}) (else {}))", parts[0], parts[1]);
-            }
-            _ => {
-                // What is caught goes to any label that can be branched to without asking.
-                let free = self.free_labels();
-                let label = free.get(self.random.below(free.len().max(1)));
-                let catch = label.map_or(String::new(), |label| format!("(catch_all {label})"));
-                let body = self.within(&results, false, |this| this.looped(levels, &params, &results, depth));
-                let _ = write!(text, "(try_table {types} {catch} {body})");
-            }
-        }
-        text += &self.take(&results);
-        text + &self.take(&below)
-    }
-
-    /// A loop of a nest, which takes its parameters from the stack.
-    fn looped(&mut self, levels: usize, params: &str, results: &str, depth: usize) -> String {
-        let free = self.random.chance(1, 2);
-        self.labels.push(Label { types: params.into(), is_loop: true, free });
-        let mut body = self.take(params);
-        if free {
-            body += &self.fuel_or_return();
-        }
-        if self.random.chance(1, 2) {
-            body += &self.statement(depth + 1);
-        }
-        if levels > 1 {
-            body += &self.nest(levels - 1, depth + 1);
-        } else {
-            let host = HOST[self.random.below(HOST.len())].1;
-            body += &self.call(host, depth).unwrap_or_default();
-            body += &self.take(host);
-        }
-        match self.random.below(4) {
-            0 => body += &self.statement(depth + 1),
-            1 => body += &self.branch_if(depth + 1),
-            2 => {
-                let free = self.free_labels();
-                let condition = self.condition(depth);
-                // Within the condition all labels are one further out.
-                let targets: Vec<String> =
-                    (0..4).filter_map(|_| free.get(self.random.below(free.len().max(1)))).map(|label| (label + 1).to_string()).collect();
-                if !targets.is_empty() {
-                    let index = self.within("", false, |this| this.expression('i', depth + 2));
-                    let _ = write!(body, "(if {condition} (then (br_table {} (i32.rem_u {index} (i32.const 5)))))", targets.join(" "));
-                }
-            }
-            _ => {}
-        }
-        let (values, again) = (self.values(params, depth + 2), self.condition(depth));
-        let _ =
-            write!(body, "(br_if 0 {values} (i32.and {} (i32.ne (i32.const 0) {again}))) {}", self.fuel(), "(drop) ".repeat(params.len()));
-        body += &self.values(results, depth + 2);
-        self.labels.pop();
-        format!("(loop {} {} {body})", list("param", params), list("result", results))
-    }
-
     /// Labels without values that lead forward.
     fn plain_labels(&self) -> Vec<usize> {
         let depths = self.labels.iter().rev().enumerate();
         depths.filter(|(_, label)| !label.is_loop && label.types.is_empty()).map(|(depth, _)| depth).collect()
     }
 
-    /// Labels without values to which may be branched without asking for fuel.
-    fn free_labels(&self) -> Vec<usize> {
-        let depths = self.labels.iter().rev().enumerate();
-        depths.filter(|(_, label)| (!label.is_loop || label.free) && label.types.is_empty()).map(|(depth, _)| depth).collect()
-    }
-
-    fn branch_if(&mut self, depth: usize) -> String {
+    pub(super) fn branch_if(&mut self, depth: usize) -> String {
         let target = self.random.below(self.labels.len());
         let label = &self.labels[self.labels.len() - 1 - target];
         let (types, is_loop) = (label.types.clone(), label.is_loop);

@@ -209,3 +209,18 @@ fn frozen(mut store: Store<Host>, instance: Instance, results: Result<Vec<Val>, 
     let layers = layers.iter().cloned().chain([HeapFile::of_bytes(&bytes).unwrap()]).collect();
     Frozen { layers, bytes, stack, trace }
 }
+
+/// Freezes a program at each of its calls of the host, of which it makes at least `calls`, and compares. What was frozen at the last one.
+pub(crate) fn wakes_everywhere(wat: &str, calls: usize) -> Vec<Frozen> {
+    let program = Program::new(wat);
+    let expected = program.run();
+    assert!(expected.trace.len() >= calls, "{} calls of the host", expected.trace.len());
+    let mut images = Vec::new();
+    for at in 0..expected.trace.len() {
+        let frozen = program.freeze(at, &[]);
+        let end = program.wake(&frozen);
+        assert_eq!(end, expected, "frozen at call {at}");
+        images.push(frozen);
+    }
+    images
+}
