@@ -72,7 +72,7 @@ impl Translator<'_, '_> {
             _ => {
                 self.place(body.operators[around[0].begin].1);
                 let interrupted = resumed.operands.get(below..).ok_or_else(|| impossible("unbalanced blocks"))?;
-                again.doors = Some(self.to_doors(&waiting, index, around, interrupted));
+                again.doors = Some(self.join_waiting(&waiting, index, around, interrupted));
             }
         }
         for (position, (operator, offset)) in body.operators.iter().enumerate().take(end + 1).skip(around[0].begin) {
@@ -93,7 +93,7 @@ impl Translator<'_, '_> {
     }
 
     /// Joins the ways of all loops that wait before the outermost, whose parameters are then on the stack.
-    fn to_doors<'r>(&mut self, waiting: &[(usize, Block)], first: usize, around: &[Around], interrupted: &'r [Value]) -> Doors<'r> {
+    fn join_waiting<'r>(&mut self, waiting: &[(usize, Block)], first: usize, around: &[Around], interrupted: &'r [Value]) -> Doors<'r> {
         let passed = |number: usize| number == 0 || waiting.iter().any(|(index, _)| *index == first + number);
         let params: Vec<Vec<Type>> = around.iter().map(|block| block.loop_type.map_or(Vec::new(), |ty| self.block_types(ty).0)).collect();
         let mut all = vec![I32];
