@@ -94,7 +94,7 @@ mod runtime;
 pub use enforce::TrustWatch;
 pub use pipeline::{
     Baked, BuildError, Builder, Built, BuiltCode, BuiltFrozen, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Freeze, Rebuild,
-    Rebuilt, source_digest,
+    Rebuilt, Trial, source_digest,
 };
 pub use preheat_call::{Cause, Directory, HostCall, HostError, HostFunction, Input, Output, Request, RunError, Value, ValueType};
 pub use preheat_image::frozen::{FreezePoint, Frozen};

@@ -297,9 +297,6 @@ fn what_does_not_come_to_its_freeze_point_is_said() {
     build(r#"(func (export "_start"))"#, &["--freeze=stdin", "--engine=wasmtime"]).assert_fails(121, "only the native engine freezes");
     build(r#"(func (export "_start"))"#, &["--freeze=import:a.b"]).assert_fails(121, "imports no function `b` from `a`");
     build(r#"(func (export "_start"))"#, &["--freeze=soon"]).assert_usage();
-    let home = Home::new();
-    let component = home.write("component.wat", "(component)");
-    home.run(["build", "--freeze=init", component.to_str().unwrap()]).assert_fails(121, "components can't be frozen");
 }
 
 #[test]
@@ -394,4 +391,40 @@ fn the_same_inputs_give_the_same_image_and_files_that_were_read_are_among_them()
     // Another directory of the same guest name will do: what was read is in the image.
     let other = format!("--ro-dir={}::/data", frozen.home.path().display());
     assert_eq!(frozen.wake(&[&other], b"").stdout, "two\n");
+}
+
+#[test]
+fn a_trial_tells_whether_freezing_would_pay() {
+    let home = Home::new();
+    home.write("event", "event");
+    let work = "(loop (br_if 0 (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))";
+    let begin = r#"(func (export "_start") (local $n i32) (local.set $n (i32.const 100000000))"#;
+    let initialises = home.write("initialises.wat", small(&format!("{begin} {work} (call $write (call $read)))")));
+    let works = home.write("works.wat", small(&format!("{begin} (drop (call $read)) {work} (call $exit (i32.const 3)))")));
+    let blind = home.write("blind.wat", small(r#"(func (export "_start"))"#));
+    for engine in ["--engine=native", "--engine=wasmtime"] {
+        let build = |wasm: &Path| home.run(["build", "--cpu=v2", engine, "--trial-input=event", wasm.to_str().unwrap()]);
+        let ran = build(&initialises);
+        assert_eq!((ran.code, ran.stdout.lines().count()), (Some(0), 1), "its output is not the build's: {ran:?}");
+        assert!(ran.stderr.contains("suggestion: `--freeze stdin`"), "{ran:?}");
+        let ran = build(&works);
+        assert!(ran.stderr.contains("until it asked for its input") && !ran.stderr.contains("suggestion"), "{ran:?}");
+        assert!(build(&blind).stderr.contains("it did not ask for its input"));
+
+        let json = |wasm: &Path| home.json(["build", "--cpu=v2", engine, "--trial-input=event", wasm.to_str().unwrap()]);
+        assert_eq!(json(&initialises)["trial"]["suggestion"], "stdin");
+        let report = json(&works);
+        assert_eq!((&report["trial"]["suggestion"], &report["trial"]["exit"]), (&serde_json::Value::Null, &serde_json::json!(3)));
+        assert!(report["trial"]["untilInputSeconds"].is_number());
+        assert!(json(&blind)["trial"]["untilInputSeconds"].is_null());
+    }
+    // What does not end is said, and its image is there. Nothing is run unasked.
+    let endless = home.write("endless.wat", small(r#"(func (export "_start") (loop br 0))"#));
+    let endless = endless.to_str().unwrap();
+    let ran = home.run(["build", "--cpu=v2", "--trial-input=event", "--freeze-timeout=50ms", endless]);
+    assert!(ran.code == Some(0) && ran.stderr.contains("trial: the deadline of 50ms has passed"), "{ran:?}");
+    let report = home.json(["build", "--cpu=v2", endless]);
+    assert!(report["trial"].is_null() && report["frozen"].is_null());
+    home.run(["build", "--dir=.", endless]).assert_usage();
+    home.run(["build", "--trial-input=nothing", endless]).assert_fails(125, "can't read nothing");
 }

@@ -12,7 +12,7 @@ fn crates_depend_only_on_what_they_may_know() {
         ("preheat-loader", BTreeSet::from(["preheat-image"])),
         ("preheat-native", BTreeSet::from(["preheat-image", "preheat-loader"])),
         ("preheat-call", BTreeSet::from(["preheat-image", "preheat-loader"])),
-        ("preheat-wasmtime", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader"])),
+        ("preheat-wasmtime", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader", "preheat-wasi"])),
         ("preheat-native-wasi", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader", "preheat-native", "preheat-wasi"])),
         ("preheat-exec", BTreeSet::from(["preheat-call", "preheat-image", "preheat-loader", "preheat-native-wasi"])),
         ("preheat-wasi", BTreeSet::new()),

@@ -71,8 +71,12 @@ impl<'de> Deserialize<'de> for FreezePoint {
 pub struct Frozen {
     /// Where the program was stopped.
     pub point: FreezePoint,
-    /// The heap snapshots, each a layer over the one before.
+    /// The heap snapshots, each a layer over the one before. A component has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Digest>,
+    /// Of a component: the component that it became when it was initialised, whose code the image has. It has its state in itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<Digest>,
     /// Environment variables that were absent when the program was frozen, and that each call may set.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub late_env: BTreeSet<String>,

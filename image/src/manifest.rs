@@ -264,7 +264,14 @@ impl Manifest {
         let is = |digest: &Digest, media_type: &str| {
             self.artefacts.iter().any(|artefact| artefact.digest == *digest && artefact.media_type == media_type)
         };
-        if frozen.layers.is_empty() || frozen.layers.len() > MAX_LAYERS {
+        let is_component = self.function.as_ref().is_some_and(|function| function.kind.is_component());
+        if frozen.component.is_some() != is_component {
+            return Err("only a frozen component, and each of them, names the component that it became".into());
+        }
+        if is_component && (!frozen.layers.is_empty() || self.artefacts.iter().any(Artefact::is_resume)) {
+            return Err("a frozen component has its state in itself, and neither heap layers nor resume objects".into());
+        }
+        if !is_component && frozen.layers.is_empty() || frozen.layers.len() > MAX_LAYERS {
             return Err(format!("{} heap layers, not 1 to {MAX_LAYERS}", frozen.layers.len()));
         }
         if let Some(missing) = frozen.layers.iter().find(|layer| !is(layer, media::HEAP)) {
@@ -428,6 +435,7 @@ mod tests {
         let frozen = Frozen {
             point: crate::frozen::FreezePoint::Stdin,
             layers: vec![heap.digest],
+            component: None,
             late_env: BTreeSet::from(["TOKEN".to_owned()]),
             record: record.digest,
             risks: vec!["the hash seed".into()],
@@ -469,6 +477,42 @@ mod tests {
         };
         assert!(refused(&unfrozen).contains("not frozen"));
         assert!(refused(&|manifest| manifest.artefacts[1].variant = None).contains("where it runs"));
+    }
+
+    #[test]
+    fn a_frozen_component_names_what_it_became_and_has_no_heap() {
+        let record = Artefact::of(Descriptor::of(media::FREEZE_RECORD, b"record"));
+        let frozen = Frozen {
+            point: crate::frozen::FreezePoint::Init,
+            layers: vec![],
+            component: Some(Digest::of(b"component")),
+            late_env: BTreeSet::new(),
+            record: record.digest,
+            risks: vec![],
+        };
+        let name = "a".to_owned();
+        let function = Function { kind: FunctionKind::Component, name, args: vec![], env: BTreeMap::new(), frozen: Some(Box::new(frozen)) };
+        let manifest = Manifest::new(None, Some(function), vec![code(CpuLevel::V2), record]);
+        assert_eq!(manifest.schema_version, 2);
+        assert_eq!(Manifest::parse(&manifest.to_bytes()).unwrap(), manifest);
+
+        let refused = |change: &dyn Fn(&mut Manifest, &mut Frozen)| {
+            let mut manifest = manifest.clone();
+            let mut frozen = manifest.function.as_mut().unwrap().frozen.take().unwrap();
+            change(&mut manifest, &mut frozen);
+            manifest.function.as_mut().unwrap().frozen = Some(frozen);
+            Manifest::parse(&manifest.to_bytes()).unwrap_err().to_string()
+        };
+        let names = "names the component that it became";
+        assert!(refused(&|_, frozen| frozen.component = None).contains(names));
+        assert!(refused(&|manifest, _| manifest.function.as_mut().unwrap().kind = FunctionKind::Module).contains(names));
+        assert!(refused(&|_, frozen| frozen.layers = vec![Digest::of(b"heap")]).contains("neither heap layers"));
+        let resume = |manifest: &mut Manifest| {
+            let mut resume = code(CpuLevel::V2);
+            resume.media_type = media::RESUME.into();
+            manifest.artefacts.push(resume);
+        };
+        assert!(refused(&|manifest, _| resume(manifest)).contains("nor resume objects"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 use super::{BuildOptions, Global, Shared, parse_variable};
 use crate::ui;
 use anyhow::Context as _;
-use clap::Args;
-use preheat::{Baked, Builder, Built, Directory, Engine, EngineChoice, Freeze, FreezeLimits, FreezePoint, Reference};
+use clap::{ArgGroup, Args};
+use preheat::{Baked, Builder, Built, Directory, EngineChoice, Freeze, FreezeLimits, FreezePoint, Reference, RunError, Trial};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,19 +42,19 @@ pub(crate) struct Build {
 
 /// How a function is frozen.
 #[derive(Args)]
-#[command(next_help_heading = "Freezing")]
+#[command(next_help_heading = "Freezing", group = ArgGroup::new("runs").args(["freeze", "trial_input"]).multiple(true))]
 struct FreezeArgs {
     /// Run the program now, up to this point, and make its state there the image: stdin, init or import:MODULE.NAME
     #[arg(long, value_name = "POINT")]
     freeze: Option<FreezePoint>,
-    /// With `--freeze init`: run this export instead of `_initialize` or `wizer-initialize`
+    /// With `--freeze init`: run this export instead of `_initialize` or `wizer-initialize`; of a component also INTERFACE#NAME
     #[arg(long, value_name = "EXPORT", requires = "freeze")]
     init_export: Option<String>,
     /// Directory that the program sees while it is frozen, and `run` must grant under the same guest name; repeatable
-    #[arg(long, value_name = "HOST[::GUEST]", requires = "freeze")]
+    #[arg(long, value_name = "HOST[::GUEST]", requires = "runs")]
     dir: Vec<String>,
     /// The same, only for reading; repeatable
-    #[arg(long, value_name = "HOST[::GUEST]", requires = "freeze")]
+    #[arg(long, value_name = "HOST[::GUEST]", requires = "runs")]
     ro_dir: Vec<String>,
     /// Environment variable that is absent now, and that each `run` may set; found in /preheat/env; repeatable
     #[arg(long, value_name = "NAME", requires = "freeze")]
@@ -68,11 +68,12 @@ struct FreezeArgs {
     /// Refuse if any of these would be baked in, of clock, env, files, random, output
     #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "freeze")]
     deny_frozen: Vec<Baked>,
-    /// Input of a trial call, where it is to be seen whether the program draws random numbers anew [default: no input]
-    #[arg(long, value_name = "FILE", requires = "freeze")]
+    /// Input of a trial call. With `--freeze`, where it is to be seen whether the program draws random numbers anew [default: no input]. Without,
+    /// the command is run once with it, and it is said whether freezing would pay
+    #[arg(long, value_name = "FILE")]
     trial_input: Option<PathBuf>,
-    /// Longest time that the program may take until it is frozen
-    #[arg(long, value_parser = ui::parse_time, value_name = "TIME", default_value = "60s", requires = "freeze")]
+    /// Longest time that the program may take until it is frozen, or for its trial call
+    #[arg(long, value_parser = ui::parse_time, value_name = "TIME", default_value = "60s", requires = "runs")]
     freeze_timeout: Duration,
     /// Most memory that each of its memories may have until then, such as 256M
     #[arg(long, value_parser = ui::parse_size, value_name = "SIZE", requires = "freeze")]
@@ -87,11 +88,8 @@ impl FreezeArgs {
             .wake_dir(self.wake_dir)
             .allow_frozen_random(self.allow_frozen_random)
             .deny(self.deny_frozen.iter().copied());
-        for (dirs, writable) in [(&self.dir, true), (&self.ro_dir, false)] {
-            for dir in dirs {
-                let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
-                freeze = freeze.dir(Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable });
-            }
+        for dir in self.dirs() {
+            freeze = freeze.dir(dir);
         }
         for name in &self.late_env {
             freeze = freeze.late_env(name);
@@ -99,11 +97,30 @@ impl FreezeArgs {
         if let Some(export) = &self.init_export {
             freeze = freeze.init_export(export);
         }
-        if let Some(path) = &self.trial_input {
-            freeze = freeze.trial_input(std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?);
+        if let Some(input) = self.input()? {
+            freeze = freeze.trial_input(input);
         }
         let memory = self.freeze_max_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(Some(freeze.limits(FreezeLimits { time: self.freeze_timeout, memory, ..FreezeLimits::default() })))
+    }
+
+    fn dirs(&self) -> Vec<Directory> {
+        let directory = |dir: &String, writable| {
+            let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
+            Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable }
+        };
+        let writable = self.dir.iter().map(|dir| directory(dir, true));
+        writable.chain(self.ro_dir.iter().map(|dir| directory(dir, false))).collect()
+    }
+
+    fn input(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
+        self.trial_input.as_ref().map(read).transpose()
+    }
+
+    /// The input of a trial call without freezing.
+    fn trial(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        if self.freeze.is_none() { self.input() } else { Ok(None) }
     }
 }
 
@@ -118,9 +135,10 @@ impl Build {
         if let Some(freeze) = self.freeze.freeze()? {
             builder = builder.freeze(freeze);
             if self.options.engine.is_none() {
-                builder = builder.engine(EngineChoice::Only(Engine::Native));
+                builder = builder.engine(EngineChoice::Auto);
             }
         }
+        let trial = self.freeze.trial()?;
         for reference in &self.tag {
             builder = builder.tag(reference.clone());
         }
@@ -131,10 +149,13 @@ impl Build {
         }
         spinner.finish_and_clear();
         let built = built?;
+        let time = self.freeze.freeze_timeout;
+        let trial = trial.map(|input| builder.try_out(&built.digest, &self.freeze.dirs(), &input, time));
         if global.json {
             let tags: Vec<String> = self.tag.iter().filter_map(Reference::name).collect();
             let mut report = report(&built);
             report["tags"] = json!(tags);
+            report["trial"] = json!(trial.as_ref().map(report_trial));
             ui::print_json(&report);
             return Ok(ExitCode::SUCCESS);
         }
@@ -146,23 +167,57 @@ impl Build {
             eprintln!("{}  {:>8}  {how}", code.cpu, ui::bytes(code.size));
         }
         if let Some(frozen) = &built.frozen {
-            eprintln!(
-                "frozen at {} after {}: {} frames, {} of heap, {} of code to resume",
-                frozen.point,
-                ui::time(frozen.ran_for),
-                frozen.frames,
-                ui::bytes(frozen.heap),
-                ui::bytes(frozen.resume)
-            );
+            match &frozen.component {
+                Some(_) => {
+                    eprintln!("frozen at {} after {}: a component of {}", frozen.point, ui::time(frozen.ran_for), ui::bytes(frozen.heap))
+                }
+                None => eprintln!(
+                    "frozen at {} after {}: {} frames, {} of heap, {} of code to resume",
+                    frozen.point,
+                    ui::time(frozen.ran_for),
+                    frozen.frames,
+                    ui::bytes(frozen.heap),
+                    ui::bytes(frozen.resume)
+                ),
+            }
             for risk in &frozen.risks {
                 eprintln!("risk: {risk}");
             }
+        }
+        if let Some(trial) = &trial {
+            say_trial(trial);
         }
         for name in self.tag.iter().filter_map(Reference::name) {
             eprintln!("{name}");
         }
         ui::say!("{}", built.digest);
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Tells people how a trial call went, and whether freezing would pay.
+fn say_trial(trial: &Result<Trial, RunError>) {
+    match trial {
+        Ok(Trial { until_input: Some(until), took, suggestion, .. }) => {
+            eprintln!("trial: {} until it asked for its input, {} in all", ui::time(*until), ui::time(*took));
+            if let Some(point) = suggestion {
+                eprintln!("suggestion: `--freeze {point}` does once, now, what it does before that (docs/freezing.md)");
+            }
+        }
+        Ok(trial) => eprintln!("trial: {} in all, and it did not ask for its input", ui::time(trial.took)),
+        Err(error) => eprintln!("trial: {error}"),
+    }
+}
+
+fn report_trial(trial: &Result<Trial, RunError>) -> serde_json::Value {
+    match trial {
+        Ok(trial) => json!({
+            "untilInputSeconds": trial.until_input.map(|until| until.as_secs_f64()),
+            "seconds": trial.took.as_secs_f64(),
+            "exit": trial.exit_code,
+            "suggestion": trial.suggestion,
+        }),
+        Err(error) => json!({ "error": error.to_string() }),
     }
 }
 
@@ -195,6 +250,7 @@ pub(super) fn report(built: &Built) -> serde_json::Value {
             "frames": frozen.frames,
             "heapBytes": frozen.heap,
             "resumeBytes": frozen.resume,
+            "component": frozen.component,
             "ranForSeconds": frozen.ran_for.as_secs_f64(),
             "risks": frozen.risks,
         })),

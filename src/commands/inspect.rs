@@ -89,7 +89,11 @@ fn read_record(store: &Store, frozen: &Frozen) -> Result<FreezeRecord, String> {
 }
 
 fn show_frozen(store: &Store, frozen: &Frozen) {
-    ui::say!("frozen    at {}, {} heap layers", frozen.point.to_string().escape_debug(), frozen.layers.len());
+    let point = frozen.point.to_string();
+    match &frozen.component {
+        Some(component) => ui::say!("frozen    at {}, as the component {component}", point.escape_debug()),
+        None => ui::say!("frozen    at {}, {} heap layers", point.escape_debug(), frozen.layers.len()),
+    }
     for name in &frozen.late_env {
         ui::say!("late env  {}", name.escape_debug());
     }

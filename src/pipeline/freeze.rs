@@ -3,6 +3,10 @@
 //! Three images are made on the way. The *base* is the ordinary image of the module: its code objects are what the frozen one runs on too. The
 //! *capture image* has code that can say where each of its values is, is run once, here, and never again. The frozen image has the base's
 //! code, resume objects, and the heap.
+//!
+//! Components are frozen in another way: `component.rs`.
+
+mod component;
 
 use super::engine::{CompileError, Compiler};
 use super::{BuildError, Builder, Built, Engine, EngineChoice, found_code, json, sign, wasm};
@@ -182,10 +186,12 @@ pub struct BuiltFrozen {
     pub point: FreezePoint,
     /// How many frames its stack had.
     pub frames: usize,
-    /// The size of its own heap layer in bytes.
+    /// The size of its own heap layer in bytes; of a component, that of the component that it became.
     pub heap: u64,
     /// The size of its largest resume object in bytes; 0 if it needs none.
     pub resume: u64,
+    /// The component that a component became, which has its state in itself.
+    pub component: Option<Digest>,
     /// How long the program ran until it was frozen.
     pub ran_for: Duration,
     /// What is baked in and might better not be, in words.
@@ -196,6 +202,9 @@ impl Builder {
     /// Builds the frozen image of a function.
     pub(super) fn build_frozen(&self, freeze: &Freeze, name: &str, shown: &str, source: &wasm::Source<'_>) -> Result<Built, BuildError> {
         self.check_freeze(freeze, shown, source.kind)?;
+        if source.kind.is_component() {
+            return self.build_frozen_component(freeze, name, shown, source);
+        }
         let plain = self.plain();
         let base = plain.build_for(Engine::Native, None, name, shown, source)?;
         let mut function = self.function(source.kind, name);
@@ -206,7 +215,7 @@ impl Builder {
         let started = Instant::now();
         let frost = self.run_to_the_point(freeze, &function, &capturing, shown)?;
         let ran_for = started.elapsed();
-        self.check_baked(freeze, &frost, shown)?;
+        check_baked(freeze, &frost.record, frost.wrote_output, shown)?;
 
         let fields = self.frozen_fields(freeze, &function, &base, &frost, &Digest::of(&source.wasm));
         if !self.anew
@@ -238,10 +247,11 @@ impl Builder {
         let layer = self.put_large(&mut publication, media::HEAP, &frost.heap)?;
         let record = self.put_large(&mut publication, media::FREEZE_RECORD, &frost.record.encode())?;
         let heap = layer.size;
-        let risks = risks(&frost, freeze);
+        let risks = risks(&frost.record, frost.wrote_output, freeze);
         function.frozen = Some(Box::new(Frozen {
             point: freeze.point.clone(),
             layers: vec![layer.digest],
+            component: None,
             late_env: freeze.late_env.clone(),
             record: record.digest,
             risks: risks.clone(),
@@ -262,7 +272,8 @@ impl Builder {
         let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
         self.name(&digest)?;
         publication.finish()?;
-        let frozen = BuiltFrozen { point: freeze.point.clone(), frames: frost.frames, heap, resume: largest, ran_for, risks };
+        let frozen =
+            BuiltFrozen { point: freeze.point.clone(), frames: frost.frames, heap, resume: largest, component: None, ran_for, risks };
         Ok(Built {
             digest,
             key: fields.key(),
@@ -291,12 +302,11 @@ impl Builder {
 
     fn check_freeze(&self, freeze: &Freeze, shown: &str, kind: FunctionKind) -> Result<(), BuildError> {
         let usage = |what: String| Err(BuildError::Usage(what));
-        if self.engine == EngineChoice::Only(Engine::Wasmtime) {
-            return usage("only the native engine freezes; leave --engine out, or say --engine native".into());
-        }
         if kind.is_component() {
-            let refused = FreezeError::Refused("components can't be frozen, only core modules".into());
-            return Err(BuildError::Freeze { name: shown.to_owned(), source: refused.into() });
+            return self.check_freeze_component(freeze, shown);
+        }
+        if self.engine == EngineChoice::Only(Engine::Wasmtime) {
+            return usage("only the native engine freezes core modules; leave --engine out, or say --engine native".into());
         }
         if freeze.init_export.is_some() && freeze.point != FreezePoint::Init {
             return usage("an export to run belongs to `--freeze init`".into());
@@ -334,24 +344,6 @@ impl Builder {
             limits: freeze.limits,
         };
         engine.freeze(code, function, &options).map_err(failed)
-    }
-
-    fn check_baked(&self, freeze: &Freeze, frost: &Frost, shown: &str) -> Result<(), BuildError> {
-        let record = &frost.record;
-        let read = [
-            (Baked::Clock, record.clocks.realtime + record.clocks.monotonic > 0, "read a clock"),
-            (Baked::Env, record.environment.as_ref().is_some_and(|names| !names.is_empty()), "read its environment variables"),
-            (Baked::Files, !record.files.is_empty() || !record.listed.is_empty(), "read files or directories"),
-            (Baked::Random, record.random_bytes > 0, "drew random bytes"),
-            (Baked::Output, frost.wrote_output, "wrote output"),
-        ];
-        match read.into_iter().find(|(baked, found, _)| *found && freeze.deny.contains(baked)) {
-            Some((baked, _, did)) => {
-                let what = format!("it {did} before it was frozen, and `--deny-frozen {}` forbids that", baked.name());
-                Err(BuildError::Freeze { name: shown.to_owned(), source: FreezeError::Refused(what).into() })
-            }
-            None => Ok(()),
-        }
     }
 
     fn frozen_fields(&self, freeze: &Freeze, function: &Function, base: &Built, frost: &Frost, source: &Digest) -> KeyFields {
@@ -437,9 +429,26 @@ enum Resume {
     Compiled(Vec<u8>, KeyFields),
 }
 
+/// Refuses what was forbidden to be baked in.
+fn check_baked(freeze: &Freeze, record: &FreezeRecord, wrote_output: bool, shown: &str) -> Result<(), BuildError> {
+    let read = [
+        (Baked::Clock, record.clocks.realtime + record.clocks.monotonic > 0, "read a clock"),
+        (Baked::Env, record.environment.as_ref().is_some_and(|names| !names.is_empty()), "read its environment variables"),
+        (Baked::Files, !record.files.is_empty() || !record.listed.is_empty(), "read files or directories"),
+        (Baked::Random, record.random_bytes > 0, "drew random bytes"),
+        (Baked::Output, wrote_output, "wrote output"),
+    ];
+    match read.into_iter().find(|(baked, found, _)| *found && freeze.deny.contains(baked)) {
+        Some((baked, _, did)) => {
+            let what = format!("it {did} before it was frozen, and `--deny-frozen {}` forbids that", baked.name());
+            Err(BuildError::Freeze { name: shown.to_owned(), source: FreezeError::Refused(what).into() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// What stays the same in every call and might better not, in words.
-fn risks(frost: &Frost, freeze: &Freeze) -> Vec<String> {
-    let record = &frost.record;
+fn risks(record: &FreezeRecord, wrote_output: bool, freeze: &Freeze) -> Vec<String> {
     let mut risks = Vec::new();
     if record.random_bytes > 0 {
         let again = if freeze.allow_frozen_random { "" } else { "; it draws more after waking" };
@@ -456,7 +465,7 @@ fn risks(frost: &Frost, freeze: &Freeze) -> Vec<String> {
         let paths: Vec<String> = record.files.iter().map(|file| file.guest_path()).collect();
         risks.push(format!("files were read before the freeze: {}", paths.join(", ")));
     }
-    if frost.wrote_output {
+    if wrote_output {
         risks.push("output that was written before the freeze is written again at each wake-up".to_owned());
     }
     risks

@@ -3,11 +3,13 @@
 mod engine;
 mod freeze;
 mod rebuild;
+mod trial;
 mod wasm;
 
 pub use engine::{DEFAULT_ENGINE, Engine, EngineChoice};
 pub use freeze::{Baked, BuiltFrozen, Freeze};
 pub use rebuild::{Rebuild, Rebuilt, source_digest};
+pub use trial::Trial;
 pub(crate) use wasm::interface;
 
 use crate::remote::BuildCache;
@@ -212,7 +214,8 @@ impl Builder {
         self
     }
 
-    /// Freezes the function: it runs while building, up to a point, and each call goes on from there. Native engine only.
+    /// Freezes the function: it runs while building, up to a point, and each call goes on from there. Core modules are frozen on the
+    /// native engine, components on wasmtime: choose that one, or [`EngineChoice::Auto`].
     pub fn freeze(mut self, freeze: Freeze) -> Self {
         self.freeze = Some(freeze);
         self

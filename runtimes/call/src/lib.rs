@@ -13,6 +13,7 @@ mod request;
 pub mod text;
 mod trap;
 mod value;
+mod watch;
 
 pub use error::{Cause, RunError};
 pub use host::{GuestMemory, HostCall, HostError, HostFunction};
@@ -21,3 +22,4 @@ pub use preheat_image::abi::TrapCode;
 pub use request::{Directory, Input, Request};
 pub use trap::{Frame, MAX_FRAMES, trap};
 pub use value::{Value, ValueType, parse_arguments};
+pub use watch::InputWatch;

@@ -1,6 +1,7 @@
 //! What one call of a function is given: arguments, environment, streams, directories, limits.
 
 use crate::output::Output;
+use crate::watch::InputWatch;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ pub struct Request {
     pub max_memory: Option<usize>,
     /// Most bytes that the body of an HTTP answer may have.
     pub max_response: Option<usize>,
+    /// Whom to tell when the guest comes to its input.
+    pub input_watch: Option<InputWatch>,
 }
 
 impl Request {
@@ -96,6 +99,12 @@ impl Request {
     /// Gives standard input.
     pub fn input(mut self, input: Input) -> Self {
         self.stdin = input;
+        self
+    }
+
+    /// Notes when the guest first asks for its standard input.
+    pub fn input_watch(mut self, watch: InputWatch) -> Self {
+        self.input_watch = Some(watch);
         self
     }
 

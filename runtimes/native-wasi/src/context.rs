@@ -1,10 +1,10 @@
 //! What the host keeps for one instance.
 
 use crate::cancel::Cancellation;
-use preheat_call::{Directory, Input, Output, Request, RunError};
+use preheat_call::{Directory, Input, InputWatch, Output, Request, RunError};
 use preheat_image::manifest::Function;
 use preheat_native::{CapturedStack, Memory};
-use preheat_wasi::{Context, Grants, Interrupt, OutputBuffer, Preopen, Streams};
+use preheat_wasi::{Context, Grants, Host, Interrupt, Observation, OutputBuffer, Preopen, Streams, SystemHost};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,13 +41,43 @@ pub(crate) fn state(
 ) -> Result<State, RunError> {
     let own = request.program.is_some() || !request.args.is_empty() || !request.env.is_empty() || !request.dirs.is_empty();
     let grants = if own { Arc::new(grants(function, request)?) } else { Arc::clone(base) };
-    let mut wasi = Context::new(grants);
+    let mut wasi = match &request.input_watch {
+        Some(watch) => Context::with_host(grants, Box::new(Watched(watch.clone()))),
+        None => Context::new(grants),
+    };
     let Streams { stdin, stdout, stderr, .. } = streams(request);
     wasi.set_stdin(stdin);
     wasi.set_stdout(stdout);
     wasi.set_stderr(stderr);
     set_interrupt(&mut wasi, None, cancellation);
     Ok(State { wasi, memory: None, stack: None })
+}
+
+/// The system, for a guest of which somebody wants to know when it comes to its input.
+struct Watched(InputWatch);
+
+impl Host for Watched {
+    fn realtime(&mut self) -> u64 {
+        SystemHost.realtime()
+    }
+
+    fn monotonic(&mut self) -> u64 {
+        SystemHost.monotonic()
+    }
+
+    fn resolution(&mut self) -> u64 {
+        SystemHost.resolution()
+    }
+
+    fn random(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
+        SystemHost.random(buffer)
+    }
+
+    fn observe(&mut self, observation: Observation<'_>) {
+        if observation == Observation::Stdin {
+            self.0.note();
+        }
+    }
 }
 
 /// The streams of a request.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// What the real-time clock shows when a program begins that is going to be frozen, in nanoseconds: the first second of 2020. It must be the
 /// same in every build, and not before what programs take for a broken clock.
-const REALTIME: u64 = 1_577_836_800_000_000_000;
+pub const RECORDED_REALTIME: u64 = 1_577_836_800_000_000_000;
 
 /// Most bytes that a freeze record has.
 pub const MAX_FREEZE_RECORD: usize = HostState::MAX_SIZE;
@@ -140,7 +140,7 @@ impl NativeEngine {
         let failed = |error: Error| FreezeError::Run(RunError::Link(cause(error)));
         let pre = link::link_to_freeze(&module, self.inner.linker().map_err(failed)?, mark).map_err(failed)?;
 
-        let recording = Recording::new(options.seed, REALTIME).max_output(options.limits.output);
+        let recording = Recording::new(options.seed, RECORDED_REALTIME).max_output(options.limits.output);
         let mut wasi = Context::with_host(Arc::new(grants(function, options)?), Box::new(recording.clone()));
         wasi.set_freeze(*options.point == FreezePoint::Stdin);
         let state = State { wasi, memory: None, stack: None };
@@ -215,7 +215,13 @@ fn ended(code: i32, options: &FreezeOptions<'_>, recording: &Recording) -> Freez
     let output = recording.output();
     let errors = output.iter().filter(|output| output.stream == OutputStream::Stderr).flat_map(|output| &output.bytes);
     let errors: Vec<u8> = errors.copied().collect();
-    let errors = String::from_utf8_lossy(&errors);
-    let said = errors.lines().rev().find(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!("; it said: {line}"));
+    let said = last_words(&errors);
     FreezeError::Ended { code, point: options.point.clone(), said }
+}
+
+/// The last line of what a program wrote to standard error, in words.
+#[must_use]
+pub fn last_words(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    text.lines().rev().find(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!("; it said: {line}"))
 }

@@ -22,9 +22,9 @@ mod wake;
 
 pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
-pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost, MAX_FREEZE_RECORD, check_frozen_files};
+pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost, MAX_FREEZE_RECORD, RECORDED_REALTIME, check_frozen_files, last_words};
 pub use instance::Instance;
 pub use loaded::Loaded;
 pub use preheat_native::host_cpu;
-pub use preheat_wasi::Record as FreezeRecord;
+pub use preheat_wasi::{Record as FreezeRecord, Recording};
 pub use wake::FrozenFiles;

@@ -9,47 +9,8 @@ use proptest::prelude::*;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Values of all types in frames and globals, which lead to memories and tables: indices, functions, counters.
-const PROGRAM: &str = r#"(module (import "host" "pause" (func $pause (param i32) (result i32)))
-    (type $unary (func (param i32) (result i32)))
-    (memory $a 1 40) (memory $b 1 2)
-    (table $t 6 12 funcref) (table $x 3 externref)
-    (elem (table $t) (i32.const 0) func $leaf $middle $pause)
-    (elem $passive func $leaf)
-    (data $kept "kept") (data (memory $b) (i32.const 100) "data that is there")
-    (global $i (mut i32) (i32.const 3)) (global $l (mut i64) (i64.const 4)) (global $v (mut v128) (v128.const i64x2 1 2))
-    (global $f (mut funcref) (ref.func $leaf)) (global $import funcref (ref.func $pause)) (global $null (mut externref) (ref.null extern))
-    (tag $e (param i32))
-    (func $leaf (param i32) (result i32) (local $v v128) (local $r funcref) (local $d f64)
-        (local.set $r (ref.func $middle))
-        (local.set $v (i32x4.splat (local.get 0)))
-        (i32.add (local.get 0) (call $pause (local.get 0)))
-        (table.set $t (i32.const 5) (local.get $r))
-        (f64.store $b (i32.and (local.get 0) (i32.const 0xfff8)) (local.get $d))
-        (v128.store $a (i32.mul (local.get 0) (i32.const 3)) (local.get $v)))
-    (func $middle (param i32) (result i32) (local $left i32) (local $sum i32)
-        (local.set $left (i32.const 2))
-        (block $caught (result i32)
-            (try_table (catch $e $caught)
-                (loop
-                    (local.set $sum (i32.add (local.get $sum) (call_indirect $t (type $unary) (local.get $left) (i32.const 0))))
-                    (i32.store $a (local.get $sum) (local.get $left))
-                    (br_if 0 (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
-                (if (i32.eq (local.get $sum) (i32.const 1)) (then (throw $e (local.get $left)))))
-            (local.get $sum))
-        (i32.add (i32.load $a (i32.and (local.get $sum) (i32.const 0xffff)))))
-    (func (export "main") (result i32 i64)
-        (local $at i32) (local $len i64)
-        (local.set $at (i32.const 2))
-        (i32.store $a (i32.const 40000) (i32.const 7))
-        (i32.add (call_indirect $t (type $unary) (i32.const 4) (i32.const 1)) (call $middle (local.get $at)))
-        (memory.copy $a $b (local.get $at) (i32.const 100) (i32.const 10))
-        (memory.init $a $kept (local.get $at) (i32.const 0) (i32.const 4))
-        (table.init $t $passive (local.get $at) (i32.const 0) (i32.const 1))
-        (table.set $t (i32.const 4) (select (result funcref) (global.get $f) (global.get $import) (global.get $i)))
-        (drop (call_indirect $t (type $unary) (i32.const 9) (i32.const 4)))
-        (drop (memory.grow $a (i32.const 1)))
-        (i64.add (local.get $len) (global.get $l))))"#;
+/// Values of all types in frames and globals, which lead to memories and tables.
+const PROGRAM: &str = include_str!("common/tampered.wat");
 
 struct Victim {
     program: Program,

@@ -165,8 +165,8 @@ impl Recording {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A context begins.
-    pub(crate) fn attach(&self, grants: &Grants) {
+    /// What the guest is offered: directories, by name, and variables. A [`Context`](crate::Context) that gets this recording as its host says so itself.
+    pub fn attach(&self, grants: &Grants) {
         let mut inner = self.lock();
         inner.preopens = grants.preopens.iter().map(|preopen| preopen.name.clone()).collect();
         inner.environment = grants.environment().map(|(name, _)| name.clone()).collect();
@@ -183,7 +183,8 @@ impl Recording {
     }
 
     /// What the monotonic clock would show, without reading it.
-    pub(crate) fn elapsed(&self) -> u64 {
+    #[must_use]
+    pub fn elapsed(&self) -> u64 {
         self.lock().elapsed
     }
 
@@ -201,7 +202,7 @@ impl Recording {
     }
 
     /// Time passes, and nobody waits for it.
-    pub(crate) fn sleep(&self, time: Duration) {
+    pub fn sleep(&self, time: Duration) {
         let mut inner = self.lock();
         inner.record.clocks.sleeps += 1;
         inner.elapsed = inner.elapsed.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));

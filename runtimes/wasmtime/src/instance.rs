@@ -96,7 +96,7 @@ impl Instance {
 }
 
 /// `name`, or `interface#name` for a function of an exported interface.
-fn find(instance: component::Instance, store: &mut Store<State>, name: &str) -> Option<component::Func> {
+pub(crate) fn find<T>(instance: component::Instance, store: &mut Store<T>, name: &str) -> Option<component::Func> {
     match name.split_once('#') {
         None => instance.get_func(store, name),
         Some((interface, name)) => {

@@ -12,6 +12,8 @@ pub mod compile;
 mod config;
 mod engine;
 mod error;
+#[cfg(feature = "compile")]
+pub mod freeze;
 mod host;
 mod http;
 mod instance;
@@ -21,6 +23,7 @@ mod streams;
 mod sys;
 mod ticker;
 mod value;
+mod wake;
 
 pub use config::{BUILD_ID, COMPILER, ENGINE, TARGET};
 pub use engine::{EngineOptions, WasmtimeEngine};

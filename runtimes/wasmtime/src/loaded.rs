@@ -5,6 +5,7 @@ use crate::error::{cause, of_call};
 use crate::instance::Instance;
 use crate::state::State;
 use crate::sys;
+use crate::wake;
 use preheat_call::{Request, RunError};
 use preheat_image::manifest::{Function, FunctionKind};
 use preheat_loader::TrustedCode;
@@ -47,6 +48,7 @@ impl Loaded {
     }
 
     pub(crate) fn store(&self, request: &Request) -> Result<Store<State>, RunError> {
+        wake::check(&self.function, request)?;
         let state = State::new(&self.function, request, self.engine.inner.blocking)?;
         let mut store = Store::new(&self.engine.inner.engine, state);
         store.limiter(|state| &mut state.limits);
@@ -114,13 +116,24 @@ impl Loaded {
         Ok(Instance { loaded: self.clone(), store, exports, timeout: request.timeout })
     }
 
+    /// Gives `call` until `timeout`.
+    pub(crate) async fn within<T>(
+        &self,
+        timeout: Option<Duration>,
+        call: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        self.engine.within(timeout, call).await
+    }
+}
+
+impl WasmtimeEngine {
     /// Gives `call` until `timeout`. The guest looks up from its loops meanwhile, so that others run beside it and it can be cancelled.
     pub(crate) async fn within<T>(
         &self,
         timeout: Option<Duration>,
         call: impl Future<Output = Result<T, RunError>>,
     ) -> Result<T, RunError> {
-        let _ticking = (timeout.is_some() || !crate::ticker::is_alone()).then(|| self.engine.tick());
+        let _ticking = (timeout.is_some() || !crate::ticker::is_alone()).then(|| self.tick());
         let Some(timeout) = timeout else { return call.await };
         // A deadline beyond what the clock can count is none.
         let Some(deadline) = Instant::now().checked_add(timeout) else { return call.await };
@@ -132,15 +145,15 @@ impl Loaded {
     }
 }
 
-fn unfit(error: wasmtime::Error) -> RunError {
+pub(crate) fn unfit(error: wasmtime::Error) -> RunError {
     RunError::Code(cause(error))
 }
 
-fn unlinked(error: wasmtime::Error) -> RunError {
+pub(crate) fn unlinked(error: wasmtime::Error) -> RunError {
     RunError::Link(cause(error))
 }
 
-fn instantiation(error: wasmtime::Error) -> RunError {
+pub(crate) fn instantiation(error: wasmtime::Error) -> RunError {
     if error.downcast_ref::<wasmtime::Trap>().is_some() { of_call(error) } else { RunError::Instantiate(cause(error)) }
 }
 

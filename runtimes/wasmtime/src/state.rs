@@ -12,7 +12,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 /// Most instances, memories and tables that one call may make; components consist of several.
-const MAX_PARTS: usize = 100;
+pub(crate) const MAX_PARTS: usize = 100;
 
 pub(crate) struct State {
     pub(crate) wasi: WasiP1Ctx,
@@ -59,7 +59,7 @@ impl WasiHttpView for State {
 }
 
 /// Refuses every request that a guest wants to send: nobody granted it a network.
-struct NoNetwork;
+pub(crate) struct NoNetwork;
 
 type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), HttpError>> + Send>);
 

@@ -1,13 +1,13 @@
 //! A request's streams, as wasmtime's WASI takes them.
 
 use bytes::Bytes;
-use preheat_call::{Input, Output, OutputBuffer, Request};
+use preheat_call::{Input, InputWatch, Output, OutputBuffer, Request};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 /// Gives the streams that `request` names.
 pub(crate) fn apply(request: &Request, wasi: &mut wasmtime_wasi::WasiCtxBuilder) -> std::io::Result<()> {
@@ -16,7 +16,10 @@ pub(crate) fn apply(request: &Request, wasi: &mut wasmtime_wasi::WasiCtxBuilder)
     let duplicate = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(std::fs::File::from);
     match &request.stdin {
         Input::Empty => {}
-        Input::Bytes(bytes) => drop(wasi.stdin(MemoryInputPipe::new(bytes.clone()))),
+        Input::Bytes(bytes) => match &request.input_watch {
+            Some(watch) => drop(wasi.stdin(Watched { pipe: MemoryInputPipe::new(bytes.clone()), watch: watch.clone() })),
+            None => drop(wasi.stdin(MemoryInputPipe::new(bytes.clone()))),
+        },
         Input::Inherit => {
             let file = duplicate(std::io::stdin().as_fd())?;
             // Reading a file never waits, so it needs no thread of its own; a pipe or a terminal may be polled.
@@ -42,6 +45,46 @@ pub(crate) fn apply(request: &Request, wasi: &mut wasmtime_wasi::WasiCtxBuilder)
         Output::Inherit => drop(wasi.stderr(OutputFile::new(duplicate(std::io::stderr().as_fd())?))),
     }
     Ok(())
+}
+
+/// Input of a guest of which somebody wants to know when it asks for it.
+#[derive(Clone)]
+struct Watched {
+    pipe: MemoryInputPipe,
+    watch: InputWatch,
+}
+
+impl IsTerminal for Watched {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdinStream for Watched {
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        // Preview 3 is not linked, and nothing else asks for this.
+        self.watch.note();
+        StdinStream::async_stream(&self.pipe)
+    }
+}
+
+impl InputStream for Watched {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.watch.note();
+        self.pipe.read(size)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Watched {
+    async fn ready(&mut self) {
+        self.watch.note();
+        self.pipe.ready().await;
+    }
 }
 
 /// A buffer as a guest's output. It never waits.
