@@ -267,7 +267,7 @@ impl TrustedCode {
     /// Gives the open file away.
     #[must_use]
     pub fn into_file(self) -> File {
-        self.file.file
+        self.file.into_file()
     }
 }
 
@@ -280,6 +280,12 @@ impl TrustedFile {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Gives the open file away.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     /// Where the store keeps it; only for messages, since another file may be there by now.

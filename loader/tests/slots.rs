@@ -1,6 +1,5 @@
 //! Slots are what their template says, each time they are taken, whatever was done with them.
 
-use preheat_loader::TrustedCode;
 use preheat_loader::map::{MappedFile, Method, PAGE, PoolLimits, Run, Scanner, Slot, SlotPool, Template};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -11,9 +10,7 @@ const RESERVATION: usize = 64 * PAGE;
 /// A file of `pages` pages, each full of its number plus one.
 fn file(pages: u8) -> Arc<MappedFile> {
     let bytes: Vec<u8> = (1..=pages).flat_map(|page| [page; PAGE]).collect();
-    // SAFETY: never executed.
-    let code = unsafe { TrustedCode::vouch(&bytes, "none") }.unwrap();
-    Arc::new(MappedFile::map(code.file()).unwrap())
+    Arc::new(MappedFile::of_bytes(&bytes).unwrap())
 }
 
 /// Runs of (page in the slot, page in the file, pages).

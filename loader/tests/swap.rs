@@ -1,6 +1,5 @@
 //! Pages that were swapped out were written. Needs swap space, or the right to add some; without it these tests say so and do nothing.
 
-use preheat_loader::TrustedCode;
 use preheat_loader::map::{MappedFile, Method, PAGE, PoolLimits, Run, Scanner, SlotPool, Template};
 use rustix::mm::{Advice, madvise};
 use std::io::Write as _;
@@ -76,9 +75,7 @@ fn a_page_that_was_swapped_out_counts_as_written() {
     const WRITTEN: [usize; 4] = [0, 2, 3, 15];
     let Some(_swap) = Swap::new() else { return };
     let bytes: Vec<u8> = (1..=8).flat_map(|page| [page; PAGE]).collect();
-    // SAFETY: never executed.
-    let code = unsafe { TrustedCode::vouch(&bytes, "none") }.unwrap();
-    let file = Arc::new(MappedFile::map(code.file()).unwrap());
+    let file = Arc::new(MappedFile::of_bytes(&bytes).unwrap());
     let template = Arc::new(Template::new(PAGES * PAGE, vec![Run { at: PAGE, len: 8 * PAGE, file, offset: 0 }], 1).unwrap());
     let mut initial = vec![0; PAGES * PAGE];
     initial[PAGE..9 * PAGE].copy_from_slice(&bytes);

@@ -31,10 +31,10 @@ impl MappedFile {
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn map(trusted: &TrustedFile) -> Result<Self, StoreError> {
-        let path = trusted.path();
-        let file = trusted.file().try_clone().map_err(StoreError::io("keep open", path))?;
-        Self::new(file, trusted.artefact().size, path)
+    pub fn map(trusted: TrustedFile) -> Result<Self, StoreError> {
+        let size = trusted.artefact().size;
+        let path = trusted.path().to_owned();
+        Self::new(trusted.into_file(), size, &path)
     }
 
     /// A file in memory with these contents, which can't be changed any more.
@@ -47,10 +47,10 @@ impl MappedFile {
         Self::new(file, bytes.len() as u64, path)
     }
 
+    /// `size` is what the file has: a mapping beyond its end would end the process on the first look there. Of a trusted file that was
+    /// seen when it was opened, and it is not written again.
     fn new(file: File, size: u64, path: &Path) -> Result<Self, StoreError> {
-        // A mapping beyond the end of the file would end the process on the first look there.
-        let actual = file.metadata().map_err(StoreError::io("look at", path))?.len();
-        let size = usize::try_from(size.min(actual)).unwrap_or(usize::MAX);
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
         let region = Region::of_file(file.as_fd(), size).map_err(StoreError::io("map", path))?;
         Ok(Self { region, size, file })
     }

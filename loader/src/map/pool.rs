@@ -27,6 +27,9 @@ impl Default for PoolLimits {
     }
 }
 
+/// So many slots without template are kept when images go.
+const BLANK: usize = 32;
+
 /// Slots of one size, of all images. One that is taken is as its template says; one that is given back is made so again at once, so that
 /// what a guest wrote does not wait for the next.
 #[derive(Debug)]
@@ -105,7 +108,7 @@ impl SlotPool {
                 state.take_oldest().ok_or(io::Errno::NOMEM)?
             }
         };
-        slot.shape(template).inspect_err(|_| self.state().slots -= 1)?;
+        slot.shape(template, &self.scanner).inspect_err(|_| self.state().slots -= 1)?;
         Ok(slot)
     }
 
@@ -153,14 +156,26 @@ impl SlotPool {
         }
     }
 
-    /// Forgets slots of a template that will not be asked for any more.
+    /// Forgets slots of a template that will not be asked for any more. A few of them are kept for other templates.
     pub fn forget(&self, template: &Template) {
-        let mut gone = Vec::new();
+        let mut slots = Vec::new();
         let mut state = self.state();
         while let Some(slot) = state.take(template.id()) {
-            state.slots -= 1;
-            gone.push(slot);
+            slots.push(slot);
         }
+        let room = BLANK.saturating_sub(state.blank.len());
+        drop(state);
+        let (mut blank, mut gone) = (Vec::new(), 0);
+        for mut slot in slots {
+            if blank.len() < room && slot.blank(&self.scanner).is_ok() {
+                blank.push(slot);
+            } else {
+                gone += 1;
+            }
+        }
+        let mut state = self.state();
+        state.slots -= gone;
+        state.blank.extend(blank);
     }
 
     /// How many slots there are: in use and idle, and of these idle.

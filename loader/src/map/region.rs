@@ -11,6 +11,9 @@ use std::ptr::NonNull;
 /// Page size in bytes.
 pub const PAGE: usize = 4096;
 
+/// A file of at most so many bytes is small.
+const SMALL: usize = 64 * PAGE;
+
 /// What may be done with pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -63,11 +66,13 @@ impl Region {
         NonNull::new(base.cast()).map(|base| Self { base, len }).ok_or(io::Errno::NOMEM)
     }
 
-    /// Maps all of `file`, whose size is `size` bytes, to be read.
+    /// Maps all of `file`, whose size is `size` bytes, to be read. Pages of a small one are there at once: most of them will be read, and a page fault
+    /// costs more than several entries of the page table.
     pub(super) fn of_file(file: BorrowedFd<'_>, size: usize) -> io::Result<Self> {
         let len = size.checked_next_multiple_of(PAGE).filter(|len| *len > 0).ok_or(io::Errno::INVAL)?;
+        let flags = if len <= SMALL { MapFlags::PRIVATE | MapFlags::POPULATE } else { MapFlags::PRIVATE };
         // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
-        let base = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }?;
+        let base = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, flags, file, 0) }?;
         NonNull::new(base.cast()).map(|base| Self { base, len }).ok_or(io::Errno::NOMEM)
     }
 

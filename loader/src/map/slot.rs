@@ -4,12 +4,15 @@
 
 use super::areas::Areas;
 use super::dirty::{Method, Scanner};
-use super::region::{Access, Region};
+use super::region::{Access, PAGE, Region};
 use super::template::Template;
 use rustix::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+/// Of a slot that loses its template, pages among the first so many bytes stay in memory: more than what a small guest begins with.
+const WARM: usize = 256 * PAGE;
 
 /// Address space of which a first part can be used, as much as the guest has grown it to. Its beginning is what its template says.
 #[derive(Debug)]
@@ -37,14 +40,32 @@ impl Slot {
         self.template.as_ref()
     }
 
-    /// Makes it what `template` says, whatever it was.
-    pub(super) fn shape(&mut self, template: &Arc<Template>) -> io::Result<()> {
-        if self.template.take().is_some() {
-            self.region.clear(0..self.reach)?;
-            (self.open, self.reach, self.areas) = (0, 0, Areas::default());
+    /// Makes it one without template, whatever it was. Of its first pages those that were written stay in memory, and are zero.
+    pub(super) fn blank(&mut self, scanner: &Scanner) -> io::Result<()> {
+        let Some(template) = self.template.take() else { return Ok(()) };
+        let mapped = template.mapped().first().map_or(usize::MAX, |window| window.at);
+        let mut kept = WARM.min(self.open).min(mapped);
+        let base = self.region.base().as_ptr().addr();
+        // SAFETY: the pages are accessible; a slot that has no user is in nobody else's use.
+        let bytes = unsafe { self.region.bytes_mut(self.open) };
+        if scanner.written(base..base + kept, WARM / PAGE, |run| bytes[run.start - base..run.end - base].fill(0)).is_none() {
+            kept = 0;
         }
-        self.region.protect(0..template.len(), Access::ReadWrite)?;
-        (self.open, self.reach) = (template.len(), template.len());
+        self.region.clear(kept..self.reach)?;
+        (self.open, self.reach, self.areas) = (kept, kept, Areas::default());
+        Ok(())
+    }
+
+    /// Makes it what `template` says, whatever it was.
+    pub(super) fn shape(&mut self, template: &Arc<Template>, scanner: &Scanner) -> io::Result<()> {
+        self.blank(scanner)?;
+        // What is open is zero, as the rest will be.
+        if self.open < template.len() {
+            self.region.protect(self.open..template.len(), Access::ReadWrite)?;
+        } else {
+            self.region.protect(template.len()..self.open, Access::None)?;
+        }
+        (self.open, self.reach) = (template.len(), self.reach.max(template.len()));
         for window in template.mapped() {
             self.region.map_file(window.at..window.end(), window.file.file(), window.offset as u64)?;
         }

@@ -68,6 +68,17 @@ impl Template {
         Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), len, runs, windows, copies, patches: Vec::new() })
     }
 
+    /// The same, but short windows are copied, as long as little is copied in all: to map a part of a file and to fault in its pages, the first
+    /// time to be read and often a second time to be written, costs more than to copy them into pages that a slot has already.
+    ///
+    /// Comes before [`Self::with_patches`] and [`Self::with_written`].
+    #[must_use]
+    pub fn with_short_copied(mut self) -> Self {
+        self.windows = windows::long(&self.runs, self.windows);
+        self.copies = windows::left(&self.runs, &self.windows);
+        self
+    }
+
     /// The same with `patches` over it: bytes, and where they go. They are copied.
     ///
     /// # Errors

@@ -60,6 +60,25 @@ fn tolerant(runs: &[Run], tolerance: usize) -> Vec<Run> {
     windows
 }
 
+/// A window of so many bytes is copied instead, if there is room for it.
+const SHORT: usize = 16 * PAGE;
+/// No more than this is copied for want of windows, in bytes: each instance has it for itself.
+const COPIED: usize = 32 * PAGE;
+
+/// Of `windows` those that are worth a mapping.
+pub(super) fn long(runs: &[Run], mut windows: Vec<Run>) -> Vec<Run> {
+    loop {
+        let shortest = windows.iter().enumerate().filter(|(_, window)| window.len <= SHORT).min_by_key(|(_, window)| window.len);
+        let Some((shortest, _)) = shortest else { return windows };
+        let mut fewer = windows.clone();
+        fewer.remove(shortest);
+        if left(runs, &fewer).iter().map(Range::len).sum::<usize>() > COPIED {
+            return windows;
+        }
+        windows = fewer;
+    }
+}
+
 /// What is not as it should be once windows are mapped, in whole pages: runs that no window shows, and what windows show between runs.
 pub(super) fn left(runs: &[Run], windows: &[Run]) -> Vec<Range<usize>> {
     let mut windows = windows.iter().peekable();

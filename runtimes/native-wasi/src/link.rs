@@ -120,7 +120,7 @@ fn wasi(function: &'static Function) -> Result<Func, Error> {
                 if stop == Stop::Freeze {
                     caller.data_mut().stack = Some(caller.capture()?);
                 }
-                return Err(Error::host(stop));
+                return Err(if matches!(stop, Stop::Exit(_)) { Error::end(stop) } else { Error::host(stop) });
             }
         };
         if function.result().is_some() {

@@ -53,7 +53,13 @@ pub enum Error {
 impl Error {
     /// From an error of a host function, to be returned by it. The call of the guest ends with [`Error::Host`].
     pub fn host(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Host(HostError { source: source.into(), frames: Vec::new() })
+        Self::Host(HostError { source: source.into(), frames: Vec::new(), quiet: false })
+    }
+
+    /// As [`Self::host`], for what is no failure, such as the end that a guest asked for: nobody will want to know where the guest was, and its
+    /// frames are not looked up. That would touch tables of the code object which nothing else needs.
+    pub fn end(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Host(HostError { source: source.into(), frames: Vec::new(), quiet: true })
     }
 
     pub(crate) fn system(action: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
@@ -84,8 +90,9 @@ impl Error {
 pub struct HostError {
     /// The error.
     pub source: Box<dyn std::error::Error + Send + Sync>,
-    /// The guest's frames, innermost first.
+    /// The guest's frames, innermost first; none if the host function said that they do not matter.
     pub frames: Vec<Frame>,
+    pub(crate) quiet: bool,
 }
 
 impl fmt::Display for HostError {

@@ -30,7 +30,7 @@ impl HeapFile {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn map(file: &TrustedFile) -> Result<Self, Error> {
+    pub fn map(file: TrustedFile) -> Result<Self, Error> {
         Ok(Self { digest: file.artefact().digest, file: Arc::new(MappedFile::map(file)?) })
     }
 
@@ -239,7 +239,7 @@ fn memories(
         let template = Template::new(usize::try_from(size).map_err(|_| damaged())?, runs, windows).map_err(|_| damaged())?;
         let written = top.written().iter().filter(|run| top.memories().get(run.memory.get() as usize) == Some(memory));
         let written = written.filter_map(|run| Some(bytes(run.first.get())?..bytes(run.first.get() + u64::from(run.pages.get()))?));
-        let template = template.with_written(written);
+        let template = template.with_short_copied().with_written(written);
         windows -= template.windows();
         Ok((Arc::new(template), pages))
     };

@@ -52,7 +52,8 @@ pub(crate) fn table_template(code: &MappedCode, plan: &TablePlan, len: u64) -> R
         offset: size(entries.start)?,
     };
     let runs = if entries.is_empty() { vec![] } else { vec![run] };
-    Template::new(bytes, runs, 1).map_err(|_| damaged("a table's entries are out of bounds".into()))
+    let template = Template::new(bytes, runs, 1).map_err(|_| damaged("a table's entries are out of bounds".into()))?;
+    Ok(template.with_short_copied())
 }
 
 fn damaged(what: String) -> FormatError {
@@ -94,6 +95,7 @@ impl Module {
             };
             let all = native.runs(plan)?.iter().filter(|run| run.pages.get() > 0).map(of_run).collect::<Result<Vec<_>, FormatError>>()?;
             let template = Template::new(size(len)?, all, windows).map_err(|_| damaged("a memory's pages are out of bounds".into()))?;
+            let template = template.with_short_copied();
             windows -= template.windows();
             Ok((Arc::new(template), plan.min.get()))
         });

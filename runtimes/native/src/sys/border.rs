@@ -178,16 +178,15 @@ unsafe extern "sysv64" fn throw(context: *const ContextHeader, thrown: u64) -> u
 /// The error with which a call of the guest ended that did not return.
 pub(crate) fn ended(store: &mut StoreInner) -> Error {
     let pending = store.pending.take();
-    let frames = store.raw.frames(store);
     match (store.raw.code, pending) {
         (TrapCode::Host, Some(Pending::Error(Error::Host(mut error)))) => {
-            if error.frames.is_empty() {
-                error.frames = frames;
+            if error.frames.is_empty() && !error.quiet {
+                error.frames = store.raw.frames(store);
             }
             Error::Host(error)
         }
         (TrapCode::Host, Some(Pending::Error(error))) => error,
         (TrapCode::Host, Some(Pending::Panic(panic))) => std::panic::resume_unwind(panic),
-        (code, _) => Error::Trap(Box::new(crate::trap::Trap { code, frames })),
+        (code, _) => Error::Trap(Box::new(crate::trap::Trap { code, frames: store.raw.frames(store) })),
     }
 }
