@@ -90,6 +90,10 @@ fn read_record(store: &Store, frozen: &Frozen) -> Result<FreezeRecord, String> {
 
 fn show_frozen(store: &Store, frozen: &Frozen) {
     ui::say!("frozen    at {}, {} heap layers", frozen.point.to_string().escape_debug(), frozen.layers.len());
+    for layer in &frozen.layers {
+        let size = store.blob_size(layer).map_or_else(|| "not in this store".to_owned(), ui::bytes);
+        ui::say!("layer     {size} {layer}");
+    }
     for name in &frozen.late_env {
         ui::say!("late env  {}", name.escape_debug());
     }

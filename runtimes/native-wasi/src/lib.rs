@@ -22,7 +22,7 @@ mod wake;
 
 pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
-pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost, MAX_FREEZE_RECORD, check_frozen_files};
+pub use freeze::{FreezeBase, FreezeError, FreezeLimits, FreezeOptions, Frost, GoOn, MAX_FREEZE_RECORD, check_frozen_files};
 pub use instance::Instance;
 pub use loaded::Loaded;
 pub use preheat_native::host_cpu;

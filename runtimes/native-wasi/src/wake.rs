@@ -34,8 +34,9 @@ impl Sleeper {
             RunError::Instantiate(cause) => RunError::Wake(cause),
             other => other,
         };
-        let layers = files.layers.iter().map(HeapFile::map).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let resume = files.resume.map(|code| ResumeCode::load(module, code)).transpose().map_err(failed)?;
+        let layers =
+            files.layers.iter().map(|layer| HeapFile::shared(module.engine(), layer)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let resume = files.resume.map(|code| ResumeCode::shared(module, code)).transpose().map_err(failed)?;
         let frozen = Frozen::load(module, &layers, resume.as_ref()).map_err(failed)?;
         let host = HostState::parse(frozen.host()).map_err(|error| RunError::Wake(Cause::from(error)))?;
         let host = Arc::new(host);

@@ -34,6 +34,16 @@ impl HeapFile {
         Ok(Self { digest: file.artefact().digest, file: Arc::new(MappedFile::map(file)?) })
     }
 
+    /// The same, or what `engine` mapped of the same snapshot in this way, if somebody still has it.
+    ///
+    /// # Errors
+    /// As [`HeapFile::map`].
+    pub fn shared(engine: &Engine, file: &TrustedFile) -> Result<Self, Error> {
+        let digest = file.artefact().digest;
+        let map = || Ok(MappedFile::map(file)?);
+        Ok(Self { digest, file: engine.sharing().heaps.get(digest, |_| true, map)? })
+    }
+
     /// Takes a snapshot that was just made.
     ///
     /// # Errors
