@@ -136,7 +136,7 @@ fn a_base_is_woken_reads_and_is_frozen_again() {
     let images = Images::small(GREETER);
     let file = |name: &str, text: &str| format!("--base-input={}", images.home.write(name, text).display());
     images.build("base", &[], &[]);
-    let (hello, bye) = (file("hello", "hello "), file("bye", "bye "));
+    let (hello, bye) = (file("hello.txt", "hello "), file("bye.txt", "bye "));
     images.build("hello", &["--base=base", &hello], &[]);
     images.build("bye", &["--base=base", &bye], &[]);
     // The base is what it was: it has still to read its greeting.
@@ -171,7 +171,7 @@ fn layers_are_laid_over_layers_up_to_a_limit() {
             (i32.store8 (i32.const 1000) (i32.add (local.get $sum) (i32.const 65)))
             (call $write (i32.const 1)))"#,
     );
-    let one = format!("--base-input={}", images.home.write("one", "1").display());
+    let one = format!("--base-input={}", images.home.write("one.txt", "1").display());
     images.build("sum0", &[], &[]);
     for count in 1..16 {
         let (base, tag) = (format!("--base=sum{}", count - 1), format!("sum{count}"));
@@ -206,17 +206,17 @@ fn what_begins_afresh_keeps_only_what_differs() {
 #[test]
 fn the_same_inputs_give_the_same_layered_image() {
     let images = Images::small(GREETER);
-    let hello = format!("--base-input={}", images.home.write("hello", "hello ").display());
+    let hello = format!("--base-input={}", images.home.write("hello.txt", "hello ").display());
     let base = images.build("base", &[], &[]);
     let first = images.build("hello", &["--base=base", &hello], &[]);
     assert_eq!(images.build("hello", &[&format!("--base={base}"), &hello], &[]), first);
     // In another home, where nothing is there, too.
     let other = Images::small(GREETER);
-    let hello = format!("--base-input={}", other.home.write("greeting", "hello ").display());
+    let hello = format!("--base-input={}", other.home.write("greeting.txt", "hello ").display());
     assert_eq!(other.build("base", &[], &[]), base);
     assert_eq!(other.build("hello", &["--base=base", &hello], &[]), first);
     // Another input is another image, and so is another base.
-    let bye = format!("--base-input={}", other.home.write("greeting", "bye ").display());
+    let bye = format!("--base-input={}", other.home.write("greeting.txt", "bye ").display());
     assert_ne!(other.build("bye", &["--base=base", &bye], &[]), first);
     other.build("late", &["--late-env=A"], &[]);
     let key = |image: &str| other.inspect(image)["statements"][0]["key"].to_string();
@@ -228,7 +228,7 @@ fn the_same_inputs_give_the_same_layered_image() {
 #[test]
 fn what_is_no_base_is_refused_with_the_reason() {
     let images = Images::small(GREETER);
-    let input = format!("--base-input={}", images.home.write("hello", "hello ").display());
+    let input = format!("--base-input={}", images.home.write("hello.txt", "hello ").display());
     let refused = |options: &[&str], args: &[&str], why: &str| images.try_build("no", options, args).assert_fails(121, why);
     images.home.ok(["build", "--engine=native", "--cpu=v2", "--tag=plain", images.wasm.to_str().unwrap()]);
     refused(&["--base=plain"], &[], "it is not frozen");
@@ -270,11 +270,11 @@ fn a_base_that_ends_or_fails_is_said() {
     images.build("base", &[], &[]);
     let input = |name: &str, text: &str| format!("--base-input={}", images.home.write(name, text).display());
     images
-        .try_build("no", &["--base=base", &input("a", "a")], &[])
+        .try_build("no", &["--base=base", &input("a.txt", "a")], &[])
         .assert_fails(121, "ended with exit code 0 before it came to its freeze point");
-    images.try_build("no", &["--base=base", &input("b", "!")], &[]).assert_fails(121, "unreachable");
+    images.try_build("no", &["--base=base", &input("b.txt", "!")], &[]).assert_fails(121, "unreachable");
     // Nothing to read: it stops where it was.
-    images.build("again", &["--base=base", &input("c", "")], &[]);
+    images.build("again", &["--base=base", &input("c.txt", "")], &[]);
     assert_eq!(images.wake("again", b"x").1, "x");
 }
 
@@ -291,7 +291,7 @@ fn what_the_base_learned_is_in_the_record_of_its_layers() {
             (drop (call $read))
             (call $write (i32.const 1)))"#,
     );
-    let input = format!("--base-input={}", images.home.write("a", "a").display());
+    let input = format!("--base-input={}", images.home.write("a.txt", "a").display());
     images.build("base", &["--allow-frozen-random"], &[]);
     let over = ["--base=base", input.as_str(), "--allow-frozen-random"];
     images.build("over", &over, &[]);
@@ -306,13 +306,13 @@ fn what_the_base_learned_is_in_the_record_of_its_layers() {
 #[test]
 fn a_layered_image_needs_no_base_beside_it() {
     let images = Images::small(GREETER);
-    let hello = format!("--base-input={}", images.home.write("hello", "hello ").display());
+    let hello = format!("--base-input={}", images.home.write("hello.txt", "hello ").display());
     images.build("base", &[], &[]);
     let digest = images.build("hello", &["--base=base", &hello], &[]);
     images.home.ok(["rm", "base"]);
     images.home.ok(["gc"]);
     assert_eq!(images.wake("hello", b"you").1, "hello you");
-    images.home.ok(["verify", "hello"]);
+    images.home.assert_whole();
     // Taken elsewhere as a whole.
     let bundle = images.home.path().join("hello.tar");
     images.home.ok(["export", "hello", bundle.to_str().unwrap()]);
@@ -326,7 +326,7 @@ fn a_layered_image_is_pushed_and_pulled_as_a_whole() {
     let service = Service::start(&server);
     let (builder, fingerprint) = service.with_root();
     let wasm = builder.write("program.wat", small(GREETER));
-    let hello = format!("--base-input={}", builder.write("hello", "hello ").display());
+    let hello = format!("--base-input={}", builder.write("hello.txt", "hello ").display());
     let images = Images { home: builder, wasm };
     images.build("base", &[], &[]);
     let digest = images.build("hello", &["--base=base", &hello], &[]);
@@ -342,11 +342,11 @@ fn a_layered_image_is_pushed_and_pulled_as_a_whole() {
 
     // What is pulled is a base like any other, for whoever trusts its builder; for others it is none.
     let mine = Images { wasm: node.write("program.wat", small(GREETER)), home: node };
-    mine.build("nothing-more", &[&format!("--base={digest}"), &format!("--base-input={}", mine.home.write("a", "").display())], &[]);
+    mine.build("nothing-more", &[&format!("--base={digest}"), &format!("--base-input={}", mine.home.write("a.txt", "").display())], &[]);
     assert_eq!(mine.wake("nothing-more", b"me").1, "hello me");
     assert_eq!(mine.layers("nothing-more").len(), 3);
     mine.home.ok(["trust", "rm", &fingerprint]);
-    mine.try_build("no", &[&format!("--base={digest}")], &[]).assert_fails(122, "not trusted");
+    mine.try_build("no", &[&format!("--base={digest}")], &[]).assert_fails(122, "it is vouched for by unknown key");
 }
 
 const BASE: &str = "import os, sys, json, re\nscope = {}\nexec(SOURCE, scope)\ntext = sys.stdin.read()\n\

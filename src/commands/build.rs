@@ -161,7 +161,7 @@ impl Build {
             eprintln!("{}  {:>8}  {how}", code.cpu, ui::bytes(code.size));
         }
         if let Some(frozen) = &built.frozen {
-            let over = if frozen.layers_below > 0 { format!(" over {} layers", frozen.layers_below) } else { String::new() };
+            let over = if frozen.layers_below > 0 { format!(" as layer {}", frozen.layers_below + 1) } else { String::new() };
             eprintln!(
                 "frozen at {} after {}: {} frames, {} of heap{over}, {} of code to resume",
                 frozen.point,

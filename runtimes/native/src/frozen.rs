@@ -128,6 +128,10 @@ impl Frozen {
             }
             below = Some(layer.digest());
         }
+        if layers.len() > 1 {
+            // What it is over is shared, and this is its own.
+            top_file.file.copy_by_reading();
+        }
         let (globals, function_globals) = globals(native, top)?;
         let mut function_entries = Vec::new();
         let dropped = [
