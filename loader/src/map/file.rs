@@ -71,6 +71,15 @@ impl MappedFile {
         self.read.store(true, Ordering::Relaxed);
     }
 
+    /// Gives up what is in this process's memory of a file that is copied by reading. It is still in the file.
+    pub fn forget(&self) {
+        if self.read.load(Ordering::Relaxed) {
+            // What is not given up only stays in memory.
+            // SAFETY: all of the region is the file, which is not written again; the mapping is never made writable.
+            let _ = unsafe { self.region.forget() };
+        }
+    }
+
     /// Copies from byte `from` on to `target` what is there, and says how many bytes that were.
     pub(super) fn copy(&self, from: usize, target: &mut [u8]) -> usize {
         let contents = self.bytes().get(from..).unwrap_or_default();

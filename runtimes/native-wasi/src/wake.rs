@@ -39,6 +39,7 @@ impl Sleeper {
         let resume = files.resume.map(|code| ResumeCode::shared(module, code)).transpose().map_err(failed)?;
         let frozen = Frozen::load(module, &layers, resume.as_ref()).map_err(failed)?;
         let host = HostState::parse(frozen.host()).map_err(|error| RunError::Wake(Cause::from(error)))?;
+        frozen.settle();
         let host = Arc::new(host);
         let base = Wake::new(Arc::clone(&host), Grants::new()).ok();
         Ok(Self { frozen, host, base })

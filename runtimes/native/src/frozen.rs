@@ -198,6 +198,11 @@ impl Frozen {
         self.inner.top.snapshot().map_or(&[], |snapshot| snapshot.host())
     }
 
+    /// Gives up what was looked at of a layer of its own while it was loaded: instances get its pages from the file.
+    pub fn settle(&self) {
+        self.inner.top.file.forget();
+    }
+
     /// Digest of the snapshot that is the state.
     #[must_use]
     pub fn digest(&self) -> Digest {
