@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod corpus;
+pub mod density;
 #[cfg(feature = "wasmtime")]
 pub mod engine;
 pub mod harness;

@@ -2,7 +2,7 @@ use super::{BuildOptions, Global, Shared, parse_variable};
 use crate::ui;
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
-use preheat::{Baked, Builder, Built, Directory, EngineChoice, Freeze, FreezeLimits, FreezePoint, Reference, RunError, Trial};
+use preheat::{Baked, Builder, Built, Directory, EngineChoice, Freeze, FreezeLimits, FreezePoint, Home, Reference, RunError, Trial};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +18,9 @@ Examples:
   preheat build app.wasm --engine auto                the native engine where it can, and the reason where it can't
   preheat build app.wasm --env LANG=C -- --serve      arguments that every run gets first
   preheat build python.wasm --freeze stdin -- -c \"$(cat handler.py)\"
-                                                      run it now up to where it reads its event; `run` goes on there")]
+                                                      run it now up to where it reads its event; `run` goes on there
+  preheat build python.wasm --freeze stdin --base host --base-input handler.py
+                                                      wake the frozen image `host`, which reads handler.py, and keep what changed")]
 pub(crate) struct Build {
     /// Wasm module or component, binary or text
     file: PathBuf,
@@ -68,6 +70,12 @@ struct FreezeArgs {
     /// Refuse if any of these would be baked in, of clock, env, files, random, output
     #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "freeze")]
     deny_frozen: Vec<Baked>,
+    /// Frozen image of the same module over whose heap this one's is a layer: only pages that differ are kept
+    #[arg(long, value_name = "IMAGE", requires = "freeze")]
+    base: Option<String>,
+    /// Wake the base, let it read this file as its standard input, and freeze it where it wants more
+    #[arg(long, value_name = "FILE", requires = "base")]
+    base_input: Option<PathBuf>,
     /// Input of a trial call. With `--freeze`, where it is to be seen whether the program draws random numbers anew [default: no input]. Without,
     /// the command is run once with it, and it is said whether freezing would pay
     #[arg(long, value_name = "FILE")]
@@ -82,7 +90,7 @@ struct FreezeArgs {
 
 impl FreezeArgs {
     /// How to freeze, if at all.
-    fn freeze(&self) -> anyhow::Result<Option<Freeze>> {
+    fn freeze(&self, home: &Home) -> anyhow::Result<Option<Freeze>> {
         let Some(point) = &self.freeze else { return Ok(None) };
         let mut freeze = Freeze::at(point.clone())
             .wake_dir(self.wake_dir)
@@ -99,6 +107,13 @@ impl FreezeArgs {
         }
         if let Some(input) = self.input()? {
             freeze = freeze.trial_input(input);
+        }
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
+        if let Some(base) = &self.base {
+            freeze = freeze.over(home.store()?.resolve_text(base)?);
+        }
+        if let Some(path) = &self.base_input {
+            freeze = freeze.base_input(read(path)?);
         }
         let memory = self.freeze_max_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(Some(freeze.limits(FreezeLimits { time: self.freeze_timeout, memory, ..FreezeLimits::default() })))
@@ -132,7 +147,7 @@ impl Build {
         for (name, value) in self.env {
             builder = builder.env(name, value);
         }
-        if let Some(freeze) = self.freeze.freeze()? {
+        if let Some(freeze) = self.freeze.freeze(&home)? {
             builder = builder.freeze(freeze);
             if self.options.engine.is_none() {
                 builder = builder.engine(EngineChoice::Auto);
@@ -167,12 +182,13 @@ impl Build {
             eprintln!("{}  {:>8}  {how}", code.cpu, ui::bytes(code.size));
         }
         if let Some(frozen) = &built.frozen {
+            let over = if frozen.layers_below > 0 { format!(" as layer {}", frozen.layers_below + 1) } else { String::new() };
             match &frozen.component {
                 Some(_) => {
                     eprintln!("frozen at {} after {}: a component of {}", frozen.point, ui::time(frozen.ran_for), ui::bytes(frozen.heap))
                 }
                 None => eprintln!(
-                    "frozen at {} after {}: {} frames, {} of heap, {} of code to resume",
+                    "frozen at {} after {}: {} frames, {} of heap{over}, {} of code to resume",
                     frozen.point,
                     ui::time(frozen.ran_for),
                     frozen.frames,
@@ -249,6 +265,7 @@ pub(super) fn report(built: &Built) -> serde_json::Value {
             "point": frozen.point,
             "frames": frozen.frames,
             "heapBytes": frozen.heap,
+            "layersBelow": frozen.layers_below,
             "resumeBytes": frozen.resume,
             "component": frozen.component,
             "ranForSeconds": frozen.ran_for.as_secs_f64(),

@@ -94,6 +94,10 @@ fn show_frozen(store: &Store, frozen: &Frozen) {
         Some(component) => ui::say!("frozen    at {}, as the component {component}", point.escape_debug()),
         None => ui::say!("frozen    at {}, {} heap layers", point.escape_debug(), frozen.layers.len()),
     }
+    for layer in &frozen.layers {
+        let size = store.blob_size(layer).map_or_else(|| "not in this store".to_owned(), ui::bytes);
+        ui::say!("layer     {size} {layer}");
+    }
     for name in &frozen.late_env {
         ui::say!("late env  {}", name.escape_debug());
     }

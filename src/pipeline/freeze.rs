@@ -9,13 +9,16 @@
 mod component;
 
 use super::engine::{CompileError, Compiler};
+use super::layer::LayerBase;
 use super::{BuildError, Builder, Built, Engine, EngineChoice, found_code, json, sign, wasm};
 use preheat_call::Directory;
 use preheat_image::frozen::{FreezePoint, Frozen};
 use preheat_image::key::field;
+use preheat_image::keys::Signer;
 use preheat_image::manifest::{Artefact, Descriptor, Function, FunctionKind, Variant};
 use preheat_image::statement::Kind;
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, Statement, media};
+use preheat_loader::store::Publication;
 use preheat_loader::{LoadOptions, TrustedImage};
 use preheat_native_wasi::{
     EngineOptions, FreezeError, FreezeLimits, FreezeOptions, FreezeRecord, Frost, MAX_FREEZE_RECORD, NativeEngine, check_frozen_files,
@@ -29,15 +32,17 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Freeze {
-    point: FreezePoint,
+    pub(super) point: FreezePoint,
     init_export: Option<String>,
-    dirs: Vec<Directory>,
-    late_env: BTreeSet<String>,
+    pub(super) dirs: Vec<Directory>,
+    pub(super) late_env: BTreeSet<String>,
     wake_dir: bool,
     allow_frozen_random: bool,
     deny: BTreeSet<Baked>,
     limits: FreezeLimits,
     trial_input: Vec<u8>,
+    pub(super) base: Option<Digest>,
+    pub(super) base_input: Option<Vec<u8>>,
 }
 
 /// What can be baked into a frozen image, and be refused.
@@ -97,7 +102,22 @@ impl Freeze {
             deny: BTreeSet::new(),
             limits: FreezeLimits::default(),
             trial_input: Vec::new(),
+            base: None,
+            base_input: None,
         }
+    }
+
+    /// Makes the heap a layer over that of another frozen image of the same module: only pages that differ from its pages are kept.
+    pub fn over(mut self, image: Digest) -> Self {
+        self.base = Some(image);
+        self
+    }
+
+    /// Does not begin the program, but wakes that of [`Freeze::over`], which was frozen where it reads its standard input, lets it read this,
+    /// and freezes it where it wants more. Arguments and environment are those of the other image.
+    pub fn base_input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.base_input = Some(input.into());
+        self
     }
 
     /// For [`FreezePoint::Init`]: the export to run instead of `_initialize` or `wizer-initialize`.
@@ -161,6 +181,10 @@ impl Freeze {
             allow_frozen_random: bool,
             deny: &'a BTreeSet<Baked>,
             trial_input: Digest,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            base: Option<Digest>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            base_input: Option<Digest>,
         }
         json(&Declared {
             point: &self.point,
@@ -171,6 +195,8 @@ impl Freeze {
             allow_frozen_random: self.allow_frozen_random,
             deny: &self.deny,
             trial_input: Digest::of(&self.trial_input),
+            base: self.base,
+            base_input: self.base_input.as_deref().map(Digest::of),
         })
     }
 
@@ -188,6 +214,8 @@ pub struct BuiltFrozen {
     pub frames: usize,
     /// The size of its own heap layer in bytes; of a component, that of the component that it became.
     pub heap: u64,
+    /// Over how many layers of other images that is.
+    pub layers_below: usize,
     /// The size of its largest resume object in bytes; 0 if it needs none.
     pub resume: u64,
     /// The component that a component became, which has its state in itself.
@@ -205,52 +233,65 @@ impl Builder {
         if source.kind.is_component() {
             return self.build_frozen_component(freeze, name, shown, source);
         }
+        match self.layer_base(freeze, shown, &source.digest())? {
+            // What goes on has been called already.
+            Some(base) if freeze.base_input.is_some() => {
+                let function = base.function();
+                let this = Self { args: function.args.clone(), env: function.env.clone(), ..self.clone() };
+                let freeze = Freeze { late_env: base.frozen().late_env.clone(), ..freeze.clone() };
+                this.build_frozen_over(&freeze, Some(&base), &function.name, shown, source)
+            }
+            base => self.build_frozen_over(freeze, base.as_ref(), name, shown, source),
+        }
+    }
+
+    fn build_frozen_over(
+        &self,
+        freeze: &Freeze,
+        over: Option<&LayerBase>,
+        name: &str,
+        shown: &str,
+        source: &wasm::Source<'_>,
+    ) -> Result<Built, BuildError> {
         let plain = self.plain();
         let base = plain.build_for(Engine::Native, None, name, shown, source)?;
         let mut function = self.function(source.kind, name);
 
         let capture = Self { capture: true, levels: self.levels.first().copied().into_iter().collect(), ..plain.clone() };
         let capturing = capture.build_for(Engine::Native, None, name, shown, source)?;
-        let capturing = self.store.load(&capturing.digest, &self.home.trust()?, LoadOptions::default())?;
+        let capturing = match over {
+            Some(over) if freeze.base_input.is_some() => capture.wakeable(over, &capturing.digest, shown, source)?,
+            _ => capturing.digest,
+        };
+        let capturing = self.store.load(&capturing, &self.home.trust()?, LoadOptions::default())?;
         let started = Instant::now();
-        let frost = self.run_to_the_point(freeze, &function, &capturing, shown)?;
+        let frost = self.run_to_the_point(freeze, over, &function, &capturing, shown)?;
         let ran_for = started.elapsed();
         check_baked(freeze, &frost.record, frost.wrote_output, shown)?;
 
-        let fields = self.frozen_fields(freeze, &function, &base, &frost, &Digest::of(&source.wasm));
+        let fields = self.frozen_fields(freeze, &function, &base, &frost, &source.descriptor());
         if !self.anew
             && let Some(built) = self.find_key(&fields.key())?
         {
             self.name(&built.digest)?;
             return Ok(built);
         }
-        let mut artefacts = self.base_artefacts(&base)?;
-        let resumes = self.resume_objects(&artefacts, source, &frost, shown)?;
+        let mut artefacts = self.code_of(&base.digest)?;
+        let resumes = self.resume_objects(&artefacts, source, &frost.sites, shown)?;
         let signer = self.home.builder_signer()?;
         let mut publication = self.store.publish()?;
-        let mut largest = 0;
-        for (variant, object) in resumes {
-            let mut artefact = match object {
-                Resume::Found(outputs) => found_code(outputs)?,
-                Resume::Compiled(code, fields) => {
-                    let artefact = self.put_large(&mut publication, media::RESUME, &code)?;
-                    let outputs = [Some(artefact.descriptor()), artefact.chunks.clone()].into_iter().flatten().collect();
-                    let statement = Statement::new(Kind::CodeObject, &self.namespace, fields, outputs);
-                    publication.add_statement(&sign(statement, &*signer)?, &signer.public())?;
-                    artefact
-                }
-            };
-            largest = largest.max(artefact.size);
-            artefact.variant = Some(variant);
-            artefacts.push(artefact);
-        }
+        let resumes = self.put_resumes(&mut publication, &*signer, resumes)?;
+        let largest = resumes.iter().map(|resume| resume.size).max().unwrap_or(0);
+        artefacts.extend(resumes);
+        let below = over.map_or(&[][..], LayerBase::layers);
+        artefacts.extend_from_slice(below);
         let layer = self.put_large(&mut publication, media::HEAP, &frost.heap)?;
         let record = self.put_large(&mut publication, media::FREEZE_RECORD, &frost.record.encode())?;
         let heap = layer.size;
         let risks = risks(&frost.record, frost.wrote_output, freeze);
         function.frozen = Some(Box::new(Frozen {
             point: freeze.point.clone(),
-            layers: vec![layer.digest],
+            layers: below.iter().map(|layer| layer.digest).chain([layer.digest]).collect(),
             component: None,
             late_env: freeze.late_env.clone(),
             record: record.digest,
@@ -260,8 +301,7 @@ impl Builder {
         if self.keep_source {
             artefacts.push(self.put_large(&mut publication, media::WASM, &source.wasm)?);
         }
-        let source = Descriptor::of(media::WASM, &source.wasm);
-        let mut manifest = Manifest::new(Some(source), Some(function), artefacts);
+        let mut manifest = Manifest::new(Some(source.descriptor()), Some(function), artefacts);
         if frost.record.random_bytes > 0 && !freeze.allow_frozen_random {
             // A trial is another image: the frozen one exists only if it may.
             manifest.annotations.insert(TRIAL.to_owned(), "made to see whether the program draws random bytes anew".to_owned());
@@ -272,8 +312,8 @@ impl Builder {
         let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
         self.name(&digest)?;
         publication.finish()?;
-        let frozen =
-            BuiltFrozen { point: freeze.point.clone(), frames: frost.frames, heap, resume: largest, component: None, ran_for, risks };
+        let (point, frames, layers_below) = (freeze.point.clone(), frost.frames, below.len());
+        let frozen = BuiltFrozen { point, frames, heap, layers_below, resume: largest, component: None, ran_for, risks };
         Ok(Built {
             digest,
             key: fields.key(),
@@ -322,11 +362,19 @@ impl Builder {
         }
     }
 
-    fn run_to_the_point(&self, freeze: &Freeze, function: &Function, capturing: &TrustedImage, shown: &str) -> Result<Frost, BuildError> {
+    fn run_to_the_point(
+        &self,
+        freeze: &Freeze,
+        over: Option<&LayerBase>,
+        function: &Function,
+        capturing: &TrustedImage,
+        shown: &str,
+    ) -> Result<Frost, BuildError> {
         let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
         let code = capturing.code(Engine::Native.name(), TARGET, level)?;
         let failed = |error: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: error.into() };
         let engine = NativeEngine::new(EngineOptions::default()).map_err(|error| failed(error.into()))?;
+        let base = over.map(|over| over.open(freeze, capturing, &code)).transpose()?;
         // The seed decides what the program draws before it is frozen, and must be the same for the same build.
         let seed = KeyFields::new()
             .with(field::SOURCE, code.file().artefact().digest)
@@ -343,41 +391,41 @@ impl Builder {
             seed: *seed.key().as_bytes(),
             limits: freeze.limits,
         };
-        engine.freeze(code, function, &options).map_err(failed)
+        engine.freeze(code, function, &options, base).map_err(failed)
     }
 
-    fn frozen_fields(&self, freeze: &Freeze, function: &Function, base: &Built, frost: &Frost, source: &Digest) -> KeyFields {
+    fn frozen_fields(&self, freeze: &Freeze, function: &Function, base: &Built, frost: &Frost, source: &Descriptor) -> KeyFields {
         let code: BTreeMap<&str, String> = base.code.iter().map(|code| (code.cpu.name(), code.key.to_string())).collect();
-        let descriptor = Descriptor { media_type: media::WASM.to_owned(), digest: *source, size: 0 };
-        self.image_fields(Engine::Native, None, function, &descriptor, &code)
+        self.image_fields(Engine::Native, None, function, source, &code)
             .with(field::FREEZE, freeze.declared())
             .with(field::FILES, json(&frost.files()))
     }
 
-    fn base_artefacts(&self, base: &Built) -> Result<Vec<Artefact>, BuildError> {
-        let image = self.store.load(&base.digest, &self.home.trust()?, LoadOptions::default())?;
+    /// The code objects of an image.
+    pub(super) fn code_of(&self, image: &Digest) -> Result<Vec<Artefact>, BuildError> {
+        let image = self.store.load(image, &self.home.trust()?, LoadOptions::default())?;
         Ok(image.manifest().artefacts.iter().filter(|artefact| artefact.is_code()).cloned().collect())
     }
 
     /// The resume objects that go with these code objects, if the program has a stack.
-    fn resume_objects(
+    pub(super) fn resume_objects(
         &self,
         code: &[Artefact],
         source: &wasm::Source<'_>,
-        frost: &Frost,
+        sites: &[(u32, Option<u32>)],
         shown: &str,
     ) -> Result<Vec<(Variant, Resume)>, BuildError> {
-        if frost.sites.is_empty() {
+        if sites.is_empty() {
             return Ok(Vec::new());
         }
         let policy = self.home.trust()?;
         let input = |what: String| BuildError::Input { name: shown.to_owned(), what };
-        let digest = Digest::of(&source.wasm);
+        let digest = source.digest();
         let mut resumes = Vec::new();
         for artefact in code {
             let Some(variant) = &artefact.variant else { continue };
             let compiler = Compiler::new(Engine::Native, variant.cpu, self.optimize, self.capture).map_err(input)?;
-            let fields = compiler.resume_fields(&digest, &artefact.digest, &frost.sites);
+            let fields = compiler.resume_fields(&digest, &artefact.digest, sites);
             let key = fields.key();
             let _building = self.store.lock_build(&[key])?;
             let object = match self.outputs_here_or_shared(&policy, &key, Kind::CodeObject)? {
@@ -385,7 +433,7 @@ impl Builder {
                 None => {
                     let size = usize::try_from(artefact.size).unwrap_or(usize::MAX);
                     let base = self.store.read_blob(&artefact.digest, size)?;
-                    let code = compiler.resume(&source.wasm, &base, &frost.sites, key).map_err(|error| match error {
+                    let code = compiler.resume(&source.wasm, &base, sites, key).map_err(|error| match error {
                         CompileError::Unsupported(what) | CompileError::Other(what) => input(what),
                     })?;
                     Resume::Compiled(code, fields)
@@ -394,6 +442,31 @@ impl Builder {
             resumes.push((Variant { key, ..variant.clone() }, object));
         }
         Ok(resumes)
+    }
+
+    /// Puts resume objects.
+    pub(super) fn put_resumes(
+        &self,
+        publication: &mut Publication<'_>,
+        signer: &dyn Signer,
+        resumes: Vec<(Variant, Resume)>,
+    ) -> Result<Vec<Artefact>, BuildError> {
+        let mut artefacts = Vec::new();
+        for (variant, object) in resumes {
+            let mut artefact = match object {
+                Resume::Found(outputs) => found_code(outputs)?,
+                Resume::Compiled(code, fields) => {
+                    let artefact = self.put_large(publication, media::RESUME, &code)?;
+                    let outputs = [Some(artefact.descriptor()), artefact.chunks.clone()].into_iter().flatten().collect();
+                    let statement = Statement::new(Kind::CodeObject, &self.namespace, fields, outputs);
+                    publication.add_statement(&sign(statement, signer)?, &signer.public())?;
+                    artefact
+                }
+            };
+            artefact.variant = Some(variant);
+            artefacts.push(artefact);
+        }
+        Ok(artefacts)
     }
 
     /// Wakes the trial image once, to see whether it draws random bytes before it answers.
@@ -422,7 +495,7 @@ impl Builder {
 const TRIAL: &str = "trial";
 
 /// A resume object on its way into an image.
-enum Resume {
+pub(super) enum Resume {
     /// The outputs of the statement about one that is there.
     Found(Vec<Descriptor>),
     /// One that was compiled now, and the fields of its key.

@@ -2,6 +2,7 @@
 
 mod engine;
 mod freeze;
+mod layer;
 mod rebuild;
 mod trial;
 mod wasm;
@@ -372,7 +373,7 @@ impl Builder {
         source: &wasm::Source<'_>,
     ) -> Result<Built, BuildError> {
         let input = |what: String| BuildError::Input { name: shown.to_owned(), what };
-        let descriptor = Descriptor::of(media::WASM, &source.wasm);
+        let descriptor = source.descriptor();
 
         let mut code_keys = BTreeMap::new();
         let mut compilers = Vec::new();

@@ -39,7 +39,7 @@ pub struct Rebuilt {
 /// When the bytes are neither.
 pub fn source_digest(name: &str, bytes: &[u8]) -> Result<Digest, BuildError> {
     match wasm::read(bytes) {
-        Ok(source) => Ok(Digest::of(&source.wasm)),
+        Ok(source) => Ok(source.digest()),
         Err(what) => Err(BuildError::Input { name: name.to_owned(), what }),
     }
 }

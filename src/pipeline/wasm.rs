@@ -1,13 +1,33 @@
 //! Looking at Wasm before it is compiled: what is it, and how is it called?
 
-use preheat_image::manifest::FunctionKind;
+use preheat_image::manifest::{Descriptor, FunctionKind};
+use preheat_image::{Digest, media};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use wasmparser::{ComponentExternalKind, Encoding, ExternalKind, Parser, Payload};
 
 /// Wasm bytes, and how their function is called.
 pub(super) struct Source<'a> {
     pub(super) wasm: Cow<'a, [u8]>,
     pub(super) kind: FunctionKind,
+    digest: OnceCell<Digest>,
+}
+
+impl<'a> Source<'a> {
+    /// These bytes, of which it is known how they are called.
+    pub(super) fn new(wasm: Cow<'a, [u8]>, kind: FunctionKind) -> Self {
+        Self { wasm, kind, digest: OnceCell::new() }
+    }
+
+    /// Digest of the Wasm bytes. They are hashed once.
+    pub(super) fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| Digest::of(&self.wasm))
+    }
+
+    /// What a manifest says of the Wasm bytes.
+    pub(super) fn descriptor(&self) -> Descriptor {
+        Descriptor { media_type: media::WASM.to_owned(), digest: self.digest(), size: self.wasm.len() as u64 }
+    }
 }
 
 /// Reads Wasm or its text form.
@@ -27,7 +47,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Source<'_>, String> {
         Cow::Owned(wat::parse_str(text).map_err(|error| error.to_string())?)
     };
     let kind = kind_of(&wasm).map_err(|error| format!("invalid Wasm: {error}"))?;
-    Ok(Source { wasm, kind })
+    Ok(Source::new(wasm, kind))
 }
 
 fn kind_of(wasm: &[u8]) -> Result<FunctionKind, wasmparser::BinaryReaderError> {

@@ -14,6 +14,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A file of the store in memory, all of it, to be read. It stays mapped as long as this value lives, and pages of it can be mapped
 /// elsewhere.
@@ -24,6 +25,8 @@ pub struct MappedFile {
     region: Region,
     size: usize,
     file: File,
+    // Whether pages are copied by reading the file.
+    read: AtomicBool,
 }
 
 impl MappedFile {
@@ -52,7 +55,7 @@ impl MappedFile {
     fn new(file: File, size: u64, path: &Path) -> Result<Self, StoreError> {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let region = Region::of_file(file.as_fd(), size).map_err(StoreError::io("map", path))?;
-        Ok(Self { region, size, file })
+        Ok(Self { region, size, file, read: AtomicBool::new(false) })
     }
 
     /// Its contents.
@@ -60,6 +63,37 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: all of a file's mapping is readable and never made writable; a file that was checked is not written again.
         unsafe { self.region.bytes(self.size) }
+    }
+
+    /// From now on pages are copied out of it by reading the file: for one that belongs to one image. What is looked at in the mapping stays in
+    /// this process's memory, beside the copies; of a file that many share that is little.
+    pub fn copy_by_reading(&self) {
+        self.read.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives up what is in this process's memory of a file that is copied by reading. It is still in the file.
+    pub fn forget(&self) {
+        if self.read.load(Ordering::Relaxed) {
+            // What is not given up only stays in memory.
+            // SAFETY: all of the region is the file, which is not written again; the mapping is never made writable.
+            let _ = unsafe { self.region.forget() };
+        }
+    }
+
+    /// Copies from byte `from` on to `target` what is there, and says how many bytes that were.
+    pub(super) fn copy(&self, from: usize, target: &mut [u8]) -> usize {
+        let contents = self.bytes().get(from..).unwrap_or_default();
+        let len = contents.len().min(target.len());
+        let mut done = 0;
+        while self.read.load(Ordering::Relaxed) && done < len {
+            match rustix::io::pread(&self.file, &mut target[done..len], (from + done) as u64) {
+                // The mapping has it as well.
+                Ok(0) | Err(_) => break,
+                Ok(count) => done += count,
+            }
+        }
+        target[done..len].copy_from_slice(&contents[done..len]);
+        len
     }
 
     /// The file.

@@ -162,6 +162,15 @@ impl Region {
         unsafe { madvise(start, range.len(), Advice::LinuxDontNeed) }
     }
 
+    /// Gives up the pages in memory. They come back from the file when they are looked at.
+    ///
+    /// # Safety
+    /// All of the region is a file that does not change, and was never written to.
+    pub(super) unsafe fn forget(&self) -> io::Result<()> {
+        // SAFETY: whoever reads meanwhile finds the same bytes, as the caller promises.
+        unsafe { madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxDontNeed) }
+    }
+
     /// The first `len` bytes, which must be readable.
     ///
     /// # Safety

@@ -175,10 +175,8 @@ impl Template {
             target[done..start].fill(0);
             let end = (run.end() - at).min(target.len());
             let from = run.offset + (at + start - run.at);
-            let contents = run.file.bytes().get(from..).unwrap_or_default();
-            let contents = &contents[..contents.len().min(end - start)];
-            target[start..start + contents.len()].copy_from_slice(contents);
-            target[start + contents.len()..end].fill(0);
+            let copied = start + run.file.copy(from, &mut target[start..end]);
+            target[copied..end].fill(0);
             done = end;
         }
         target[done..].fill(0);

@@ -8,9 +8,9 @@ use crate::loaded::{begin, limits};
 use preheat_call::{Directory, RunError};
 use preheat_image::frozen::FreezePoint;
 use preheat_image::manifest::Function;
-use preheat_loader::TrustedCode;
-use preheat_native::{CapturedStack, Error, Instance, Module, SnapshotParts, Store};
-use preheat_wasi::{Context, FreezeRefusal, Grants, HostState, OutputStream, Record, Recording, Stop};
+use preheat_loader::{TrustedCode, TrustedFile};
+use preheat_native::{CapturedStack, Error, Frozen, HeapFile, Instance, InstancePre, Module, ResumeCode, SnapshotParts, Store};
+use preheat_wasi::{Context, FreezeRefusal, Grants, HostState, Input, OutputStream, Record, Recording, Stop, Streams, Wake, WakeError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,26 @@ pub struct FreezeOptions<'a> {
     pub limits: FreezeLimits,
 }
 
+/// What a frozen program's heap is a layer over.
+#[derive(Debug)]
+pub struct FreezeBase<'a> {
+    /// The heap layers of another frozen image of the same module, the lowest first.
+    pub layers: Vec<TrustedFile>,
+    /// How the program goes on from there. `None`: it begins like any other, and is only compared with it.
+    pub go_on: Option<GoOn<'a>>,
+}
+
+/// How a program goes on that is frozen once more.
+#[derive(Debug)]
+pub struct GoOn<'a> {
+    /// The code through which it wakes in code that can be frozen.
+    pub resume: TrustedCode,
+    /// What it learned before.
+    pub record: Record,
+    /// What it reads, before it is frozen where it wants more.
+    pub input: &'a [u8],
+}
+
 /// A frozen program.
 #[derive(Debug)]
 pub struct Frost {
@@ -106,6 +126,9 @@ pub enum FreezeError {
     /// What the host keeps for it can't be made again.
     #[error("it can't be frozen: {0}")]
     Host(#[from] FreezeRefusal),
+    /// Its base can't be woken.
+    #[error("the base can't be woken: {0}")]
+    Base(#[from] WakeError),
     /// Something else of its state can't be kept.
     #[error("it can't be frozen: {0}")]
     State(preheat_native::Error),
@@ -127,11 +150,18 @@ pub fn check_frozen_files(record: &Record, dirs: &[Directory]) -> Result<(), Fre
 }
 
 impl NativeEngine {
-    /// Runs a program, in code that was compiled to be captured, until it comes to its freeze point, and gives its state there.
+    /// Runs a program, in code that was compiled to be captured, until it comes to its freeze point, and gives its state there: whole, or what
+    /// differs from `base`.
     ///
     /// # Errors
-    /// When it fails, ends, or takes too much on the way, or has something that can't be kept.
-    pub fn freeze(&self, code: TrustedCode, function: &Function, options: &FreezeOptions<'_>) -> Result<Frost, FreezeError> {
+    /// When it fails, ends, or takes too much on the way, or has something that can't be kept; or the base can't be woken.
+    pub fn freeze(
+        &self,
+        code: TrustedCode,
+        function: &Function,
+        options: &FreezeOptions<'_>,
+        base: Option<FreezeBase<'_>>,
+    ) -> Result<Frost, FreezeError> {
         if code.engine() != ENGINE {
             return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())).into());
         }
@@ -140,20 +170,34 @@ impl NativeEngine {
         let failed = |error: Error| FreezeError::Run(RunError::Link(cause(error)));
         let pre = link::link_to_freeze(&module, self.inner.linker().map_err(failed)?, mark).map_err(failed)?;
 
+        let (layers, go_on) = base.map_or_else(Default::default, |base| (base.layers, base.go_on));
+        let map = |layer: TrustedFile| HeapFile::map(layer).map_err(FreezeError::State);
+        let layers = layers.into_iter().map(map).collect::<Result<Vec<_>, _>>()?;
         let recording = Recording::new(options.seed, RECORDED_REALTIME).max_output(options.limits.output);
-        let mut wasi = Context::with_host(Arc::new(grants(function, options)?), Box::new(recording.clone()));
-        wasi.set_freeze(*options.point == FreezePoint::Stdin);
-        let state = State { wasi, memory: None, stack: None };
-        let mut store = Store::new(&self.inner.engine, state).map_err(failed)?;
-        store.set_limits(limits(&self.inner.engine, options.limits.memory));
-        begin(&mut store, Some(options.limits.time), None);
-        let instance = pre.instantiate(&mut store).map_err(|error| failure(error, options, &recording))?;
-        run_to_the_point(&mut store, instance, options, &recording)?;
+        let (mut store, instance, recording) = match go_on {
+            Some(go_on) => {
+                let recording = recording.upon(go_on.record.clone());
+                let (store, instance) = self.go_on(&pre, &layers, go_on, options, &recording)?;
+                (store, instance, recording)
+            }
+            None => {
+                let wasi = Context::with_host(Arc::new(grants(function, options)?), Box::new(recording.clone()));
+                let mut store = self.store(wasi, options)?;
+                let instance = pre.instantiate(&mut store).map_err(|error| failure(error, options, &recording))?;
+                run_to_the_point(&mut store, instance, options, &recording)?;
+                (store, instance, recording)
+            }
+        };
 
         let stack = store.data_mut().stack.take();
         let host = store.data().wasi.host_state()?;
         let captured = instance.capture(&store).map_err(FreezeError::State)?;
-        let heap = captured.to_snapshot(&SnapshotParts { stack: stack.as_ref(), host: &host.encode(), ..SnapshotParts::default() });
+        let heap = captured.to_snapshot(&SnapshotParts {
+            layers: &layers,
+            stack: stack.as_ref(),
+            host: &host.encode(),
+            ..SnapshotParts::default()
+        });
         let heap = heap.map_err(FreezeError::State)?;
         let frames = stack.as_ref().map_or(&[][..], CapturedStack::frames);
         let mut sites: Vec<_> = frames.iter().map(|frame| (frame.function, frame.site)).collect();
@@ -161,10 +205,46 @@ impl NativeEngine {
         sites.dedup();
         Ok(Frost { sites, frames: frames.len(), heap, record: recording.record(), wrote_output: !host.output().is_empty() })
     }
+
+    /// A store in which a program runs up to its freeze point. Its time begins.
+    fn store(&self, mut wasi: Context, options: &FreezeOptions<'_>) -> Result<Store<State>, FreezeError> {
+        wasi.set_freeze(*options.point == FreezePoint::Stdin);
+        let state = State { wasi, memory: None, stack: None };
+        let mut store = Store::new(&self.inner.engine, state).map_err(|error| FreezeError::Run(RunError::Link(cause(error))))?;
+        store.set_limits(limits(&self.inner.engine, options.limits.memory));
+        begin(&mut store, Some(options.limits.time), None);
+        Ok(store)
+    }
+
+    /// Wakes a frozen program and lets it go on to where it wants more input than there is.
+    fn go_on(
+        &self,
+        pre: &InstancePre<State>,
+        layers: &[HeapFile],
+        base: GoOn<'_>,
+        options: &FreezeOptions<'_>,
+        recording: &Recording,
+    ) -> Result<(Store<State>, Instance), FreezeError> {
+        let resume = ResumeCode::load(pre.module(), base.resume).map_err(FreezeError::State)?;
+        let frozen = Frozen::load(pre.module(), layers, Some(&resume)).map_err(FreezeError::State)?;
+        let host = HostState::parse(frozen.host()).map_err(|error| FreezeError::Refused(format!("the base: {error}")))?;
+        let wake = Wake::new(Arc::new(host), granted(Grants::new(), options)?)?;
+        let streams = Streams { stdin: Input::Bytes(base.input.to_vec().into()), ..Streams::default() };
+        let mut store = self.store(Context::wake(&wake, Box::new(recording.clone()), streams)?, options)?;
+        let instance = pre.wake(&mut store, &frozen).map_err(|error| failure(error, options, recording))?;
+        match instance.resume(&mut store) {
+            Ok(_) => Err(ended(0, options, recording)),
+            Err(error) => stopped(error, options, recording).map(|()| (store, instance)),
+        }
+    }
 }
 
 fn grants(function: &Function, options: &FreezeOptions<'_>) -> Result<Grants, RunError> {
-    let mut grants = own(function);
+    granted(own(function), options)
+}
+
+/// With the directories and the late variables of the options.
+fn granted(mut grants: Grants, options: &FreezeOptions<'_>) -> Result<Grants, RunError> {
     for dir in options.dirs {
         grants = grants.preopen(preopen(dir)?);
     }
@@ -198,9 +278,13 @@ fn run_to_the_point(
     }
     match call(store, "_start")? {
         Ok(()) => Err(ended(0, options, recording)),
-        Err(error) if matches!(error.downcast_host::<Stop>(), Some(Stop::Freeze)) => Ok(()),
-        Err(error) => Err(failure(error, options, recording)),
+        Err(error) => stopped(error, options, recording),
     }
+}
+
+/// Whether a call ended at its freeze point.
+fn stopped(error: Error, options: &FreezeOptions<'_>, recording: &Recording) -> Result<(), FreezeError> {
+    if matches!(error.downcast_host::<Stop>(), Some(Stop::Freeze)) { Ok(()) } else { Err(failure(error, options, recording)) }
 }
 
 /// A call that did not come to the freeze point.

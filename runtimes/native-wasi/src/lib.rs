@@ -22,7 +22,9 @@ mod wake;
 
 pub use cancel::Cancellation;
 pub use engine::{ENGINE, EngineOptions, NativeEngine, TARGET};
-pub use freeze::{FreezeError, FreezeLimits, FreezeOptions, Frost, MAX_FREEZE_RECORD, RECORDED_REALTIME, check_frozen_files, last_words};
+pub use freeze::{
+    FreezeBase, FreezeError, FreezeLimits, FreezeOptions, Frost, GoOn, MAX_FREEZE_RECORD, RECORDED_REALTIME, check_frozen_files, last_words,
+};
 pub use instance::Instance;
 pub use loaded::Loaded;
 pub use preheat_native::host_cpu;

@@ -34,7 +34,7 @@ impl Loaded {
         if code.engine() != ENGINE {
             return Err(RunError::Usage(format!("the code object is for engine `{}`, this is `{ENGINE}`", code.engine())));
         }
-        let module = Module::load(&engine.inner.engine, code).map_err(of_load)?;
+        let module = Module::shared(&engine.inner.engine, code).map_err(of_load)?;
         let frozen = function.frozen.as_ref();
         let embedder = engine.inner.linker().map_err(link_failed)?;
         let pre = match frozen.and_then(|frozen| Mark::of(&frozen.point)) {

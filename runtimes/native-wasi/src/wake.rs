@@ -34,10 +34,12 @@ impl Sleeper {
             RunError::Instantiate(cause) => RunError::Wake(cause),
             other => other,
         };
-        let layers = files.layers.into_iter().map(HeapFile::map).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let resume = files.resume.map(|code| ResumeCode::load(module, code)).transpose().map_err(failed)?;
+        let share = |layer| HeapFile::shared(module.engine(), layer);
+        let layers = files.layers.into_iter().map(share).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let resume = files.resume.map(|code| ResumeCode::shared(module, code)).transpose().map_err(failed)?;
         let frozen = Frozen::load(module, &layers, resume.as_ref()).map_err(failed)?;
         let host = HostState::parse(frozen.host()).map_err(|error| RunError::Wake(Cause::from(error)))?;
+        frozen.settle();
         let host = Arc::new(host);
         let base = Wake::new(Arc::clone(&host), Grants::new()).ok();
         Ok(Self { frozen, host, base })

@@ -2,11 +2,14 @@
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::module;
+use crate::resume;
+use crate::sharing::Shared;
 use crate::stack::{Stack, StackPool};
 use crate::sys::cells::Cells;
 use preheat_image::CpuLevel;
 use preheat_image::abi::{MEMORY_GUARD, MEMORY_RESERVATION};
-use preheat_loader::map::{PAGE, Scanner, SlotPool};
+use preheat_loader::map::{MappedFile, PAGE, Scanner, SlotPool};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,6 +28,15 @@ struct Inner {
     stacks: StackPool,
     // Idle contexts by size.
     contexts: Mutex<HashMap<usize, Vec<Cells>>>,
+    sharing: Sharing,
+}
+
+/// What is loaded and may be shared.
+#[derive(Debug, Default)]
+pub(crate) struct Sharing {
+    pub(crate) modules: Shared<module::Inner>,
+    pub(crate) resumes: Shared<resume::Inner>,
+    pub(crate) heaps: Shared<MappedFile>,
 }
 
 /// The highest level that the CPU under this process has; `None` where it is no x86-64. With the feature `cpu-of-libc` the C library is asked,
@@ -59,6 +71,7 @@ impl Engine {
             tables: SlotPool::new(table, config.tables, scanner),
             stacks: StackPool::new(config.stack, config.host_stack, IDLE),
             contexts: Mutex::default(),
+            sharing: Sharing::default(),
             config,
         };
         let prepared = inner.config.prepared;
@@ -84,6 +97,10 @@ impl Engine {
     #[must_use]
     pub fn memory_slots(&self) -> (usize, usize) {
         self.inner.memories.count()
+    }
+
+    pub(crate) fn sharing(&self) -> &Sharing {
+        &self.inner.sharing
     }
 
     pub(crate) fn memories(&self) -> &SlotPool {

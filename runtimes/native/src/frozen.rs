@@ -34,6 +34,16 @@ impl HeapFile {
         Ok(Self { digest: file.artefact().digest, file: Arc::new(MappedFile::map(file)?) })
     }
 
+    /// The same, or what `engine` mapped of the same snapshot in this way, if somebody still has it.
+    ///
+    /// # Errors
+    /// As [`HeapFile::map`].
+    pub fn shared(engine: &Engine, file: TrustedFile) -> Result<Self, Error> {
+        let digest = file.artefact().digest;
+        let map = || Ok(MappedFile::map(file)?);
+        Ok(Self { digest, file: engine.sharing().heaps.get(digest, |_| true, map)? })
+    }
+
     /// Takes a snapshot that was just made.
     ///
     /// # Errors
@@ -118,6 +128,10 @@ impl Frozen {
             }
             below = Some(layer.digest());
         }
+        if layers.len() > 1 {
+            // What it is over is shared, and this is its own.
+            top_file.file.copy_by_reading();
+        }
         let (globals, function_globals) = globals(native, top)?;
         let mut function_entries = Vec::new();
         let dropped = [
@@ -182,6 +196,11 @@ impl Frozen {
     pub fn host(&self) -> &[u8] {
         // It was read before.
         self.inner.top.snapshot().map_or(&[], |snapshot| snapshot.host())
+    }
+
+    /// Gives up what was looked at of a layer of its own while it was loaded: instances get its pages from the file.
+    pub fn settle(&self) {
+        self.inner.top.file.forget();
     }
 
     /// Digest of the snapshot that is the state.

@@ -34,6 +34,7 @@ mod module;
 mod objects;
 mod registry;
 mod resume;
+mod sharing;
 mod stack;
 mod store;
 mod sys;

@@ -19,7 +19,7 @@ pub struct Module {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     engine: Engine,
     code: Box<MappedCode>,
     digest: Digest,
@@ -64,12 +64,8 @@ fn size(bytes: u64) -> Result<usize, FormatError> {
     usize::try_from(bytes).map_err(|_| damaged(format!("a size of {bytes} bytes")))
 }
 
-impl Module {
-    /// Maps a code object. What that costs depends on how many types and memories the module has, not on its size.
-    ///
-    /// # Errors
-    /// When it is not the native engine's, is damaged or of another version, needs another CPU, or the operating system refuses.
-    pub fn load(engine: &Engine, code: TrustedCode) -> Result<Self, Error> {
+impl Inner {
+    fn load(engine: &Engine, code: TrustedCode) -> Result<Self, Error> {
         if code.engine() != "native" {
             return Err(Error::Code(format!("a code object of the engine {}", code.engine())));
         }
@@ -106,7 +102,27 @@ impl Module {
         check_imports(native)?;
         let text = code.text();
         let registered = TEXTS.add(&text, &raw const *code).ok_or_else(|| Error::Limit("a million modules in one process".into()))?;
-        Ok(Self { inner: Arc::new(Inner { engine: engine.clone(), code, digest, type_ids, memories, tables, registered }) })
+        Ok(Self { engine: engine.clone(), code, digest, type_ids, memories, tables, registered })
+    }
+}
+
+impl Module {
+    /// Maps a code object. What that costs depends on how many types and memories the module has, not on its size.
+    ///
+    /// # Errors
+    /// When it is not the native engine's, is damaged or of another version, needs another CPU, or the operating system refuses.
+    pub fn load(engine: &Engine, code: TrustedCode) -> Result<Self, Error> {
+        Ok(Self { inner: Arc::new(Inner::load(engine, code)?) })
+    }
+
+    /// The same, or what `engine` loaded of the same code object in this way, if somebody still has it.
+    ///
+    /// # Errors
+    /// As [`Module::load`].
+    pub fn shared(engine: &Engine, code: TrustedCode) -> Result<Self, Error> {
+        let digest = code.file().artefact().digest;
+        let native = code.engine() == "native";
+        Ok(Self { inner: engine.sharing().modules.get(digest, |_| native, || Inner::load(engine, code))? })
     }
 
     /// The engine that loaded it.

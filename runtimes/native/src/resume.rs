@@ -16,19 +16,15 @@ pub struct ResumeCode {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     module: Module,
     code: Box<MappedCode>,
     digest: Digest,
     registered: usize,
 }
 
-impl ResumeCode {
-    /// Maps a resume object of `module`.
-    ///
-    /// # Errors
-    /// When it is none, or that of another code object, is damaged or needs another CPU, or the operating system refuses.
-    pub fn load(module: &Module, code: TrustedCode) -> Result<Self, Error> {
+impl Inner {
+    fn load(module: &Module, code: TrustedCode) -> Result<Self, Error> {
         if code.engine() != "native" {
             return Err(Error::Code(format!("a resume object of the engine {}", code.engine())));
         }
@@ -46,7 +42,28 @@ impl ResumeCode {
         }
         let text = code.text();
         let registered = TEXTS.add(&text, &raw const *code).ok_or_else(|| Error::Limit("a million modules in one process".into()))?;
-        Ok(Self { inner: Arc::new(Inner { module: module.clone(), code, digest, registered }) })
+        Ok(Self { module: module.clone(), code, digest, registered })
+    }
+}
+
+impl ResumeCode {
+    /// Maps a resume object of `module`.
+    ///
+    /// # Errors
+    /// When it is none, or that of another code object, is damaged or needs another CPU, or the operating system refuses.
+    pub fn load(module: &Module, code: TrustedCode) -> Result<Self, Error> {
+        Ok(Self { inner: Arc::new(Inner::load(module, code)?) })
+    }
+
+    /// The same, or what `module`'s engine loaded of the same resume object in this way, if somebody still has it.
+    ///
+    /// # Errors
+    /// As [`ResumeCode::load`].
+    pub fn shared(module: &Module, code: TrustedCode) -> Result<Self, Error> {
+        let digest = code.file().artefact().digest;
+        let native = code.engine() == "native";
+        let fits = |inner: &Inner| native && inner.module.is(module);
+        Ok(Self { inner: module.engine().sharing().resumes.get(digest, fits, || Inner::load(module, code))? })
     }
 
     /// The module whose functions it resumes.

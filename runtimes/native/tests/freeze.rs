@@ -7,7 +7,7 @@ use common::freeze::{Frozen, Host, Program, Stopped, wakes_everywhere};
 use common::{compile, load};
 use preheat_image::abi::NONE;
 use preheat_image::heap::HeapSnapshot;
-use preheat_native::{Error, HeapFile, Instance, Linker, ResumeCode, SnapshotParts, Store, TrapCode, Val};
+use preheat_native::{Error, HeapFile, Instance, Linker, Module, ResumeCode, SnapshotParts, Store, TrapCode, Val};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -334,6 +334,27 @@ fn a_resume_object_belongs_to_its_code_object_and_stack() {
     assert!(error.contains("a resume object for the code object"), "{error}");
     let error = ResumeCode::load(&program.module, program.trusted_base()).unwrap_err().to_string();
     assert!(error.contains("no resume object"), "{error}");
+}
+
+#[test]
+fn what_images_have_in_common_is_loaded_once_for_those_who_share() {
+    let program = Program::new(TRAPPER);
+    let image = program.freeze(0, &[]);
+    let shared = || Module::shared(&program.engine, program.trusted_base()).unwrap();
+    let (first, second) = (shared(), shared());
+    let resume = ResumeCode::shared(&first, program.trusted_resume(&image)).unwrap();
+    // A resume object goes with its very module, not with the same code loaded again.
+    let load = |module: &Module| preheat_native::Frozen::load(module, &image.layers, Some(&resume)).map(drop);
+    load(&second).unwrap();
+    assert!(load(&program.module).is_err());
+    // One that was loaded for the other is not taken for this one.
+    let own = ResumeCode::shared(&program.module, program.trusted_resume(&image)).unwrap();
+    assert!(preheat_native::Frozen::load(&program.module, &image.layers, Some(&own)).is_ok());
+    // When nobody has it any more it is loaded again.
+    drop((first, second, resume));
+    let third = shared();
+    let resume = ResumeCode::shared(&third, program.trusted_resume(&image)).unwrap();
+    assert!(preheat_native::Frozen::load(&third, &image.layers, Some(&resume)).is_ok());
 }
 
 /// Runs a module whose host function `pause` tries to capture its stack, and says why not.

@@ -145,7 +145,12 @@ impl Recording {
     /// Goes on with the record of the image whose program is woken now to be frozen once more.
     #[must_use]
     pub fn upon(self, record: Record) -> Self {
-        self.lock().record = record;
+        {
+            let mut inner = self.lock();
+            let files = record.files.iter().map(|file| file.preopen.len() + file.path.len());
+            inner.size = files.chain(record.listed.iter().chain(&record.looked_at).map(String::len)).sum();
+            inner.record = record;
+        }
         self
     }
 

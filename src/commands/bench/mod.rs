@@ -1,5 +1,6 @@
 //! `preheat bench`: which systems, which workloads, which scenarios; the harness does the rest.
 
+mod density;
 mod engine;
 mod native;
 pub(crate) mod preheat;
@@ -30,6 +31,7 @@ Examples:
   preheat bench fetch                                get the corpus of real programs
   preheat bench --quick
   preheat bench engine                               the native engine beside wasmtime
+  preheat bench density                              a thousand handlers over one base
   preheat bench --scenario process --workload json-c --wasmtime /usr/local/bin/wasmtime --raw out.json"
 )]
 pub(crate) struct Bench {
@@ -84,6 +86,7 @@ enum Action {
         require: bool,
     },
     Engine(engine::Engine),
+    Density(density::Density),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -106,6 +109,7 @@ impl Bench {
         match &self.action {
             Some(Action::Fetch { names, require }) => fetch(&self.corpus, names, *require, global),
             Some(Action::Engine(engine)) => engine.execute(&self.corpus.fetched, global),
+            Some(Action::Density(density)) => density.execute(&self.corpus.fetched, global),
             None => self.measure(global),
         }
     }

@@ -68,7 +68,8 @@ pub(crate) struct InProcess {
 
 struct Program {
     digest: Digest,
-    image: preheat::Image,
+    /// None where loading it is measured: what is loaded already would be shared.
+    image: Option<preheat::Image>,
     stdin: Vec<u8>,
     files: Vec<PathBuf>,
 }
@@ -143,8 +144,9 @@ impl System for InProcess {
     fn prepare(&mut self, workload: &Workload) -> Result<(), Failure> {
         let digest = build(&self.home, self.way, workload)?;
         let stdin = std::fs::read(&workload.stdin).map_err(failed)?;
-        self.program =
-            Some(Program { digest, image: self.load(&digest)?, stdin, files: files_of(&self.home, self.way.engine(), &digest)? });
+        // It is loaded once in any case, to say what is wrong with it.
+        let image = Some(self.load(&digest)?).filter(|_| self.start != Start::Stored);
+        self.program = Some(Program { digest, image, stdin, files: files_of(&self.home, self.way.engine(), &digest)? });
         Ok(())
     }
 
@@ -152,9 +154,9 @@ impl System for InProcess {
         let Some(program) = &self.program else { return Err(Failure::Unfit("not prepared".into())) };
         let compiled = (self.start == Start::Compile).then(|| compile(self.way.engine(), workload)).transpose()?;
         let started = Instant::now();
-        let image = match self.start {
-            Start::Stored => self.load(&program.digest)?,
-            Start::Loaded | Start::Compile => program.image.clone(),
+        let image = match &program.image {
+            Some(image) => image.clone(),
+            None => self.load(&program.digest)?,
         };
         let (stdout, buffer) = Output::buffer(64 << 20);
         let mut request = Request::new().args(self.way.args(workload)).stdin(program.stdin.clone()).stdout(stdout);

@@ -70,7 +70,7 @@ impl Builder {
         check_random(freeze, &record).map_err(failed)?;
 
         let state = Digest::of(&snapshot);
-        let compiled = wasm::Source { wasm: Cow::Owned(snapshot), kind: source.kind };
+        let compiled = wasm::Source::new(Cow::Owned(snapshot), source.kind);
         let base = self.plain().build_for(Engine::Wasmtime, engine_reason.clone(), name, shown, &compiled)?;
         let code: BTreeMap<&str, String> = base.code.iter().map(|code| (code.cpu.name(), code.key.to_string())).collect();
         let no_files = BTreeMap::<String, String>::new();
@@ -85,7 +85,7 @@ impl Builder {
             return Ok(built);
         }
 
-        let mut artefacts = self.base_artefacts(&base)?;
+        let mut artefacts = self.code_of(&base.digest)?;
         let signer = self.home.builder_signer()?;
         let mut publication = self.store.publish()?;
         let blob = self.put_large(&mut publication, media::FREEZE_RECORD, &record.encode())?;
@@ -109,7 +109,7 @@ impl Builder {
         self.name(&digest)?;
         publication.finish()?;
         let heap = compiled.wasm.len() as u64;
-        let frozen = BuiltFrozen { point: FreezePoint::Init, frames: 0, heap, resume: 0, component: Some(state), ran_for, risks };
+        let frozen = BuiltFrozen { point: FreezePoint::Init, frames: 0, heap, layers_below: 0, resume: 0, component: Some(state), ran_for, risks };
         Ok(Built {
             digest,
             key: fields.key(),
@@ -131,7 +131,7 @@ impl Builder {
         shown: &str,
     ) -> Result<Vec<u8>, BuildError> {
         let failed = |error: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: error.into() };
-        let source = wasm::Source { wasm: Cow::Borrowed(instrumented.wasm()), kind: function.kind };
+        let source = wasm::Source::new(Cow::Borrowed(instrumented.wasm()), function.kind);
         let once = Self { levels: self.levels.first().copied().into_iter().collect(), ..self.plain() };
         let image = once.build_for(Engine::Wasmtime, None, &function.name, shown, &source)?;
         let image = self.store.load(&image.digest, &self.home.trust()?, LoadOptions::default())?;
