@@ -349,7 +349,7 @@ fn a_layered_image_is_pushed_and_pulled_as_a_whole() {
     mine.try_build("no", &[&format!("--base={digest}")], &[]).assert_fails(122, "it is vouched for by unknown key");
 }
 
-const BASE: &str = "import os, sys, json, re\nscope = {}\nexec(SOURCE, scope)\ntext = sys.stdin.read()\n\
+const BASE: &str = "import os, sys, json, re, calendar, datetime\nscope = {}\nexec(SOURCE, scope)\ntext = sys.stdin.read()\n\
     sys.stdout.write(json.dumps(scope['handle'](json.loads(text))) + '\\n')\nsys.stdout.flush()\nos._exit(0)";
 const HANDLERS: [&str; 2] = [
     "import datetime\ndef handle(event):\n    return {'next': str(datetime.date.fromisoformat(event['date']) + datetime.timedelta(days=1))}",
@@ -384,12 +384,11 @@ fn python_handlers_answer_the_same_whatever_their_heap_lies_over() {
         assert_eq!(images.artefacts(&woken, "vnd.preheat.code"), images.artefacts("base", "vnd.preheat.code"));
     }
     assert_eq!(images.artefacts("woken0", "vnd.preheat.resume"), images.artefacts("woken1", "vnd.preheat.resume"));
+    check_example(&images);
 }
 
-#[test]
-fn the_example_of_many_handlers_answers() {
-    let Some(wasm) = program("cpython") else { return };
-    let images = Images { home: Home::new(), wasm };
+/// `examples/frozen-python-handlers`, in a home in which CPython is compiled.
+fn check_example(images: &Images) {
     let example = repo("examples/frozen-python-handlers");
     let host = std::fs::read_to_string(example.join("host.py")).unwrap();
     images.build("host", &["--env=PYTHONHASHSEED=0", "--allow-frozen-random"], &["-c", &host]);
