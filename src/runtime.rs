@@ -254,6 +254,18 @@ impl Image {
         self.guard.image().manifest()
     }
 
+    /// Makes what `count` calls of a frozen function need ahead, so that they find it ready: memory with its state, and of it those pages of their own that
+    /// calls write, if the image knows which (`build --warmup-request`). Nothing to do for other images.
+    ///
+    /// # Errors
+    /// When the engine's slots are used up, or the operating system refuses.
+    pub fn prepare(&self, count: usize) -> Result<(), RunError> {
+        match &self.loaded {
+            Loaded::Native(native) => native.prepare(count),
+            Loaded::Wasmtime(_) => Ok(()),
+        }
+    }
+
     /// Runs a command to its end, in an instance of its own, and returns its exit code.
     ///
     /// # Errors

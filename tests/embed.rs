@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Home, hello};
-use preheat::{Builder, Engine, EngineChoice, HostFunction, Image, Output, Request, RunError, Runtime, Value, ValueType};
+use common::{Home, hello, repo};
+use preheat::{
+    Builder, Engine, EngineChoice, Freeze, FreezePoint, HostFunction, Image, Output, Request, RunError, Runtime, Value, ValueType,
+};
 
 fn image(home: &Home, runtime: &Runtime, engine: Engine, wat: &str) -> Image {
     let home = home.library();
@@ -207,4 +209,23 @@ fn an_image_of_another_runtime_is_kept_and_refused_by_this_one() {
     assert_eq!(twice.digest, built.digest);
     assert!(Builder::new(&home).unwrap().build_artefacts(&[("not a type", b"")]).is_err());
     assert!(Builder::new(&home).unwrap().build_artefacts(&[(preheat::media::CODE, b"")]).is_err());
+}
+
+#[test]
+fn a_frozen_function_whose_slots_were_made_ahead_answers_as_ever() {
+    let home = Home::new();
+    let library = home.library();
+    let runtime = Runtime::builder().slots(8).build().unwrap();
+    let input = std::fs::read(repo("examples/inputs/orders.json")).unwrap();
+    let freeze = Freeze::at(FreezePoint::Stdin).warmup_request(input.clone());
+    let builder = Builder::new(&library).unwrap().levels([preheat::CpuLevel::V1]).freeze(freeze);
+    let built = builder.build_file(&repo("examples/json-c/json.wasm")).unwrap();
+    assert!(built.frozen.unwrap().written > 0);
+    let image = runtime.load(&library, &built.digest).unwrap();
+    image.prepare(3).unwrap();
+    for _ in 0..5 {
+        let (stdout, buffer) = Output::buffer(1 << 20);
+        assert_eq!(image.run(&Request::new().stdin(input.clone()).stdout(stdout)).unwrap(), 0);
+        assert_eq!(*buffer.contents(), std::fs::read(repo("examples/expected/orders.json")).unwrap());
+    }
 }

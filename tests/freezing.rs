@@ -428,3 +428,36 @@ fn a_trial_tells_whether_freezing_would_pay() {
     home.run(["build", "--dir=.", endless]).assert_usage();
     home.run(["build", "--trial-input=nothing", endless]).assert_fails(125, "can't read nothing");
 }
+
+#[test]
+fn sample_requests_tell_which_pages_calls_write() {
+    // It writes to page 11, and to page 12 if the input begins with `a`.
+    let wat = small(
+        r#"(func (export "_start")
+            (drop (call $read))
+            (i32.store (i32.const 45056) (i32.const 1))
+            (if (i32.eq (i32.load8_u (i32.const 1000)) (i32.const 97)) (then (i32.store (i32.const 49152) (i32.const 1))))
+            (call $put (i32.const 1)))"#,
+    );
+    let build = |requests: &[&str]| {
+        let home = Home::new();
+        let wasm = home.write("program.wat", &wat);
+        let mut command = vec!["build".to_owned(), "--freeze=stdin".to_owned(), "--tag=frozen".to_owned(), "--cpu=v2".to_owned()];
+        for (number, request) in requests.iter().enumerate() {
+            command.push(format!("--warmup-request={}", home.write(&format!("request-{number}"), request).display()));
+        }
+        command.push(wasm.display().to_string());
+        let report = home.json(command);
+        let woken = home.run_with(["run", "frozen"], b"abc");
+        assert_eq!((woken.code, woken.stdout.as_str()), (Some(0), "1"), "{woken:?}");
+        home.assert_whole();
+        (report["frozen"]["writtenPages"].as_u64().unwrap(), report["digest"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(build(&[]).0, 0);
+    let (pages, digest) = build(&["b"]);
+    assert_eq!(pages, 2, "what it reads and what it writes");
+    assert_eq!(build(&["a", "b"]).0, 3, "half of the requests");
+    assert_eq!(build(&["a", "b", "b"]).0, 2, "less than half");
+    assert_eq!(build(&["b"]).1, digest, "the same requests give the same image");
+    assert_ne!(build(&["c"]).1, digest, "others are named in its key");
+}

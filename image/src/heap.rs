@@ -8,7 +8,7 @@
 mod build;
 mod layers;
 
-pub use build::HeapBuilder;
+pub use build::{HeapBuilder, with_written};
 pub use layers::{Piece, flatten};
 
 use crate::abi::ValueType;

@@ -1,7 +1,7 @@
 //! Heap snapshots: what is written is what is read, in layers too, and damage is found.
 
 use preheat_image::abi::ValueType;
-use preheat_image::heap::{HeapBuilder, HeapSnapshot, NO_SITE, PAGE, Value, flatten};
+use preheat_image::heap::{HeapBuilder, HeapSnapshot, NO_SITE, PAGE, Value, flatten, with_written};
 use preheat_image::{Digest, FormatError};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 
@@ -108,6 +108,30 @@ fn everything_that_was_added_is_there() {
     let frames: Vec<_> = snapshot.frames().map(|(frame, values)| (frame.function.get(), frame.site.get(), values.to_vec())).collect();
     assert_eq!(frames, [(12, 0x77, vec![one, two]), (3, 0x99, vec![]), (0, NO_SITE, vec![two])]);
     assert_eq!((two.bytes[..5].to_vec(), snapshot.host()), (vec![8, 8, 8, 8, 0], &b"{}"[..]));
+}
+
+#[test]
+fn what_will_be_written_can_be_said_later() {
+    let memory = memory(2, &[(5, 5), (9 * PAGE, 3)]);
+    let builder =
+        || HeapBuilder::new().memory(1, &memory).table(0, 3, [(1, vec![7])]).frame(3, Some(1), &[]).frame(0, None, &[]).host(&[b'x'; 3900]);
+    let runs: [(u32, u64, u32); 20] = std::array::from_fn(|number| (1, number as u64, 1));
+    let told = runs.iter().fold(builder(), |builder, (memory, first, pages)| builder.written(*memory, *first, *pages));
+    let told = told.encode(Digest::ZERO).unwrap();
+    let plain = builder().encode(Digest::ZERO).unwrap();
+    assert_ne!(plain.len(), told.len(), "the contents begin elsewhere");
+    assert!(with_written(&plain, &runs).unwrap() == told);
+    assert!(with_written(&told, &[]).unwrap() == plain, "it replaces what was said before");
+    // A layer with zero pages, which have no contents.
+    let base = HeapSnapshot::parse(&plain).unwrap();
+    let changed = vec![0; memory.len()];
+    let layer = HeapBuilder::over(Digest::of(&plain), &[base]).memory(1, &changed).encode(Digest::ZERO).unwrap();
+    let later = with_written(&layer, &[(1, 4, 2)]).unwrap();
+    assert_eq!(HeapSnapshot::parse(&later).unwrap().runs(), HeapSnapshot::parse(&layer).unwrap().runs());
+    for wrong in [&[(0, 0, 1)][..], &[(1, 31, 2)], &[(1, 4, 1), (1, 3, 1)]] {
+        assert!(with_written(&plain, wrong).is_err(), "{wrong:?}");
+    }
+    assert!(with_written(&plain[1..], &[]).is_err());
 }
 
 #[test]

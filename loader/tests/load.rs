@@ -352,6 +352,27 @@ fn all_parts_are_sealed_when_they_enter() {
 }
 
 #[test]
+fn what_was_hashed_for_one_image_is_not_hashed_again_for_another_that_says_so() {
+    let env = Env::new();
+    let heap = b"a heap that two have".to_vec();
+    let one = env.publish(&Recipe { others: vec![(CDS, heap.clone())], ..Recipe::new("one") });
+    let recipe = |label: &str| Recipe { others: vec![(CDS, heap.clone())], ..Recipe::new(label) };
+    let publish = |label: &str| {
+        let mut publication = env.store.publish().unwrap();
+        publication.shares_blobs_of(&one.image);
+        let made = recipe(label).put(&mut publication, &env.key).unwrap();
+        publication.finish().unwrap();
+        env.store.entry(&made.image).unwrap().unwrap().seals.get(&Digest::of(&heap)).copied()
+    };
+    let path = env.store.blob_path(&Digest::of(&heap));
+    assert_eq!(env.store.entry(&env.publish(&recipe("two")).image).unwrap().unwrap().seals.get(&Digest::of(&heap)), None);
+    assert_eq!(publish("three"), Some(seal(&path)));
+    // A file that was touched since is not the one that was hashed.
+    fs::File::open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(publish("four"), None);
+}
+
+#[test]
 fn damage_that_no_time_betrays_is_found_by_rehashing() {
     let env = Env::new();
     let made = env.image("app");

@@ -281,13 +281,13 @@ fn long_runs_are_mapped_once_and_what_lies_in_them_is_copied() {
 }
 
 #[test]
-fn patches_lie_over_pages_and_pages_that_will_be_written_are_no_longer_of_the_file() {
+fn patches_lie_over_pages_and_what_will_be_written_is_there_in_a_slot_that_was_prepared() {
     let file = file(8);
     let run = Run { at: 0, len: 8 * PAGE, file: file.clone(), offset: 0 };
     let patches = vec![(10, vec![0xaa; 20].into()), (3 * PAGE - 1, vec![0xbb; PAGE + 2].into()), (9 * PAGE, vec![0xcc; 5].into())];
     let plain = Template::new(10 * PAGE, vec![run], 1).unwrap();
     let template = Arc::new(plain.with_patches(patches).unwrap().with_written([6 * PAGE..7 * PAGE, 5 * PAGE + 1..50 * PAGE]));
-    assert_eq!(template.copied_bytes(), (1 + 3 + 5) * PAGE);
+    assert_eq!(template.copied_bytes(), (1 + 3 + 1) * PAGE);
     let mut expected = [contents(8, &[(0, 0, 8)]), vec![0; 2 * PAGE]].concat();
     expected[10..30].fill(0xaa);
     expected[3 * PAGE - 1..4 * PAGE + 1].fill(0xbb);
@@ -301,12 +301,73 @@ fn patches_lie_over_pages_and_pages_that_will_be_written_are_no_longer_of_the_fi
                 slot.bytes_mut().fill(0xee);
                 pool.give(slot);
             }
+            pool.prepare_for(&template, 1).unwrap();
+            assert!(pool.take(&template).unwrap().bytes() == expected, "{method:?}, {pages} pages kept, prepared");
         }
+    }
+    for method in [Method::Scan, Method::Pagemap] {
+        let pool = pool(method, PoolLimits::default());
+        let written = |pool: &SlotPool| {
+            let slot = pool.take(&template).unwrap();
+            pool.written(&slot).unwrap().into_iter().map(|run| run.start / PAGE..run.end / PAGE).collect::<Vec<_>>()
+        };
+        assert_eq!(written(&pool), [0..1, 2..5, 9..10], "{method:?}: made when it is needed");
+        pool.prepare_for(&template, 1).unwrap();
+        assert_eq!(written(&pool), [0..1, 2..10], "{method:?}: made ahead");
     }
     let run = || Run { at: 0, len: PAGE, file: file.clone(), offset: 0 };
     for wrong in [vec![(PAGE - 1, vec![0; 2].into())], vec![(5, vec![0; 5].into()), (9, vec![0].into())]] {
         assert!(Template::new(PAGE, vec![run()], 1).unwrap().with_patches(wrong).is_err());
     }
+}
+
+#[test]
+fn a_slot_that_lost_its_template_has_nothing_of_it() {
+    const OTHER: [(usize, usize, usize); 2] = [(0, 4, 1), (9, 1, 3)];
+    let file = file(8);
+    for method in METHODS {
+        for (mappings, pages, grown) in [(0, 12, 12), (1, 12, 20), (3, 4, 30), (0, 1, 1)] {
+            let pool = pool(method, PoolLimits::default());
+            let runs = &RUNS[..if pages == 12 { 3 } else { 0 }];
+            let before = template(&file, pages, runs, mappings);
+            let mut slot = pool.take(&before).unwrap();
+            slot.grow(grown * PAGE).unwrap();
+            slot.bytes_mut().fill(0xee);
+            pool.give(slot);
+            pool.forget(&before);
+            assert_eq!(pool.count(), (1, 1), "{method:?}: it is kept");
+            let after = template(&file, 14, &OTHER, 1);
+            let mut slot = pool.take(&after).unwrap();
+            assert_eq!(pool.count(), (1, 0), "{method:?}: it is this one");
+            assert_eq!(slot.bytes(), contents(14, &OTHER), "{method:?}, {mappings} mappings, {pages} pages");
+            slot.grow(40 * PAGE).unwrap();
+            assert!(slot.bytes()[14 * PAGE..].iter().all(|byte| *byte == 0), "{method:?}: what it grows by is zero");
+            pool.give(slot);
+            let small = template(&file, 1, &[], 0);
+            pool.forget(&after);
+            let mut slot = pool.take(&small).unwrap();
+            assert_eq!((slot.open(), slot.bytes()), (PAGE, &[0; PAGE][..]), "{method:?}");
+            slot.grow(20 * PAGE).unwrap();
+            assert!(slot.bytes().iter().all(|byte| *byte == 0), "{method:?}: a smaller one is zero beyond its end");
+        }
+    }
+}
+
+#[test]
+fn short_windows_are_copied_while_that_is_little() {
+    let file = file(200);
+    // Three short runs, and a long one.
+    let short = [(1, 0, 2), (20, 50, 16), (60, 100, 17), (100, 3, 4)];
+    let template = |runs: &[(usize, usize, usize)]| {
+        let run =
+            |(at, offset, len): &(usize, usize, usize)| Run { at: at * PAGE, len: len * PAGE, file: file.clone(), offset: offset * PAGE };
+        Template::new(400 * PAGE, runs.iter().map(run).collect(), 30).unwrap().with_short_copied()
+    };
+    assert_eq!((template(&short).windows(), template(&short).copied_bytes()), (1, 22 * PAGE));
+    // Twenty of three pages each: ten are copied, the others mapped.
+    let many: Vec<_> = (0..20).map(|number| (number * 20, number * 7, 3)).collect();
+    let many = template(&many);
+    assert_eq!((many.windows(), many.copied_bytes()), (10, 30 * PAGE));
 }
 
 /// Ascending runs of two files in a slot of 48 pages: page, which file, where in it, pages.

@@ -76,6 +76,9 @@ struct FreezeArgs {
     /// Wake the base, let it read this file as its standard input, and freeze it where it wants more
     #[arg(long, value_name = "FILE", requires = "base")]
     base_input: Option<PathBuf>,
+    /// Sample request that the frozen program is tried with: the image keeps which pages of its memory that writes; repeatable
+    #[arg(long, value_name = "FILE", requires = "freeze")]
+    warmup_request: Vec<PathBuf>,
     /// Input of a trial call. With `--freeze`, where it is to be seen whether the program draws random numbers anew [default: no input]. Without,
     /// the command is run once with it, and it is said whether freezing would pay
     #[arg(long, value_name = "FILE")]
@@ -109,6 +112,9 @@ impl FreezeArgs {
             freeze = freeze.trial_input(input);
         }
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
+        for path in &self.warmup_request {
+            freeze = freeze.warmup_request(read(path)?);
+        }
         if let Some(base) = &self.base {
             freeze = freeze.over(home.store()?.resolve_text(base)?);
         }
@@ -196,6 +202,9 @@ impl Build {
                     ui::bytes(frozen.resume)
                 ),
             }
+            if frozen.written > 0 {
+                eprintln!("requests write {} pages of it, {}", frozen.written, ui::bytes(frozen.written * 4096));
+            }
             for risk in &frozen.risks {
                 eprintln!("risk: {risk}");
             }
@@ -266,6 +275,7 @@ pub(super) fn report(built: &Built) -> serde_json::Value {
             "frames": frozen.frames,
             "heapBytes": frozen.heap,
             "layersBelow": frozen.layers_below,
+            "writtenPages": frozen.written,
             "resumeBytes": frozen.resume,
             "component": frozen.component,
             "ranForSeconds": frozen.ran_for.as_secs_f64(),

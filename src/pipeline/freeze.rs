@@ -7,6 +7,7 @@
 //! Components are frozen in another way: `component.rs`.
 
 mod component;
+mod warmup;
 
 use super::engine::{CompileError, Compiler};
 use super::layer::LayerBase;
@@ -41,6 +42,7 @@ pub struct Freeze {
     deny: BTreeSet<Baked>,
     limits: FreezeLimits,
     trial_input: Vec<u8>,
+    warmup: Vec<Vec<u8>>,
     pub(super) base: Option<Digest>,
     pub(super) base_input: Option<Vec<u8>>,
 }
@@ -102,6 +104,7 @@ impl Freeze {
             deny: BTreeSet::new(),
             limits: FreezeLimits::default(),
             trial_input: Vec::new(),
+            warmup: Vec::new(),
             base: None,
             base_input: None,
         }
@@ -162,6 +165,13 @@ impl Freeze {
         self
     }
 
+    /// A request as there will be many: the frozen program is woken with it once, and the image keeps which pages of its memories it wrote, so that slots
+    /// which are made ahead have them. Of several requests the pages count that at least half of them wrote.
+    pub fn warmup_request(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.warmup.push(input.into());
+        self
+    }
+
     /// What a trial call reads, where it is to be seen whether the program draws random bytes anew.
     pub fn trial_input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.trial_input = input.into();
@@ -181,6 +191,8 @@ impl Freeze {
             allow_frozen_random: bool,
             deny: &'a BTreeSet<Baked>,
             trial_input: Digest,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            warmup: Vec<Digest>,
             #[serde(skip_serializing_if = "Option::is_none")]
             base: Option<Digest>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,6 +207,7 @@ impl Freeze {
             allow_frozen_random: self.allow_frozen_random,
             deny: &self.deny,
             trial_input: Digest::of(&self.trial_input),
+            warmup: self.warmup.iter().map(|input| Digest::of(input)).collect(),
             base: self.base,
             base_input: self.base_input.as_deref().map(Digest::of),
         })
@@ -216,6 +229,8 @@ pub struct BuiltFrozen {
     pub heap: u64,
     /// Over how many layers of other images that is.
     pub layers_below: usize,
+    /// How many of its pages the requests wrote that it was tried with.
+    pub written: u64,
     /// The size of its largest resume object in bytes; 0 if it needs none.
     pub resume: u64,
     /// The component that a component became, which has its state in itself.
@@ -255,7 +270,7 @@ impl Builder {
     ) -> Result<Built, BuildError> {
         let plain = self.plain();
         let base = plain.build_for(Engine::Native, None, name, shown, source)?;
-        let mut function = self.function(source.kind, name);
+        let function = self.function(source.kind, name);
 
         let capture = Self { capture: true, levels: self.levels.first().copied().into_iter().collect(), ..plain.clone() };
         let capturing = capture.build_for(Engine::Native, None, name, shown, source)?;
@@ -280,40 +295,57 @@ impl Builder {
         let resumes = self.resume_objects(&artefacts, source, &frost.sites, shown)?;
         let signer = self.home.builder_signer()?;
         let mut publication = self.store.publish()?;
+        if let Some(over) = over {
+            publication.shares_blobs_of(&over.digest());
+        }
         let resumes = self.put_resumes(&mut publication, &*signer, resumes)?;
         let largest = resumes.iter().map(|resume| resume.size).max().unwrap_or(0);
         artefacts.extend(resumes);
         let below = over.map_or(&[][..], LayerBase::layers);
         artefacts.extend_from_slice(below);
-        let layer = self.put_large(&mut publication, media::HEAP, &frost.heap)?;
         let record = self.put_large(&mut publication, media::FREEZE_RECORD, &frost.record.encode())?;
-        let heap = layer.size;
         let risks = risks(&frost.record, frost.wrote_output, freeze);
-        function.frozen = Some(Box::new(Frozen {
-            point: freeze.point.clone(),
-            layers: below.iter().map(|layer| layer.digest).chain([layer.digest]).collect(),
-            component: None,
-            late_env: freeze.late_env.clone(),
-            record: record.digest,
-            risks: risks.clone(),
-        }));
-        artefacts.extend([layer, record]);
         if self.keep_source {
             artefacts.push(self.put_large(&mut publication, media::WASM, &source.wasm)?);
         }
-        let mut manifest = Manifest::new(Some(source.descriptor()), Some(function), artefacts);
-        if frost.record.random_bytes > 0 && !freeze.allow_frozen_random {
+        let with_heap = |layer: Artefact| {
+            let frozen = Frozen {
+                point: freeze.point.clone(),
+                layers: below.iter().map(|layer| layer.digest).chain([layer.digest]).collect(),
+                component: None,
+                late_env: freeze.late_env.clone(),
+                record: record.digest,
+                risks: risks.clone(),
+            };
+            let function = Function { frozen: Some(Box::new(frozen)), ..function.clone() };
+            Manifest::new(Some(source.descriptor()), Some(function), artefacts.iter().cloned().chain([layer, record.clone()]).collect())
+        };
+        let mut layer = self.put_large(&mut publication, media::HEAP, &frost.heap)?;
+        let reseeds = frost.record.random_bytes > 0 && !freeze.allow_frozen_random;
+        let mut written = 0;
+        if reseeds || !freeze.warmup.is_empty() {
             // A trial is another image: the frozen one exists only if it may.
-            manifest.annotations.insert(TRIAL.to_owned(), "made to see whether the program draws random bytes anew".to_owned());
+            let mut manifest = with_heap(layer.clone());
+            manifest.annotations.insert(TRIAL.to_owned(), "made to see what the program does when it wakes".to_owned());
             let trial = self.publish_image(&mut publication, &*signer, fields.clone().with(TRIAL, "yes"), &manifest)?;
-            self.try_reseed(freeze, &trial, frost.record.random_bytes, shown)?;
-            manifest.annotations.remove(TRIAL);
+            if reseeds {
+                self.try_reseed(freeze, &trial, frost.record.random_bytes, shown)?;
+            }
+            if !freeze.warmup.is_empty() {
+                let pages = self.written_by_requests(freeze, &trial, shown)?;
+                written = pages.iter().map(|(_, _, pages)| u64::from(*pages)).sum();
+                let heap = preheat_image::heap::with_written(&frost.heap, &pages);
+                let heap = heap.map_err(|error| BuildError::Input { name: shown.to_owned(), what: error.to_string() })?;
+                layer = self.put_large(&mut publication, media::HEAP, &heap)?;
+            }
         }
+        let heap = layer.size;
+        let manifest = with_heap(layer);
         let digest = self.publish_image(&mut publication, &*signer, fields.clone(), &manifest)?;
         self.name(&digest)?;
         publication.finish()?;
         let (point, frames, layers_below) = (freeze.point.clone(), frost.frames, below.len());
-        let frozen = BuiltFrozen { point, frames, heap, layers_below, resume: largest, component: None, ran_for, risks };
+        let frozen = BuiltFrozen { point, frames, heap, layers_below, written, resume: largest, component: None, ran_for, risks };
         Ok(Built {
             digest,
             key: fields.key(),
@@ -472,12 +504,7 @@ impl Builder {
     /// Wakes the trial image once, to see whether it draws random bytes before it answers.
     fn try_reseed(&self, freeze: &Freeze, trial: &Digest, drawn: u64, shown: &str) -> Result<(), BuildError> {
         let failed = |source: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: source.into() };
-        let image = self.store.load(trial, &self.home.trust()?, LoadOptions::default())?;
-        let level = CpuLevel::of_host().ok_or_else(|| BuildError::Usage("this host is no x86-64".into()))?;
-        let code = image.code(Engine::Native.name(), TARGET, level)?;
-        let engine = NativeEngine::new(EngineOptions::default()).map_err(|error| failed(error.into()))?;
-        let function = image.manifest().function.clone().ok_or_else(|| BuildError::Usage("the image is of no function".into()))?;
-        let loaded = engine.load_image(&image, code, &function).map_err(|error| failed(error.into()))?;
+        let loaded = self.load_trial(trial, shown)?;
         let again = loaded.random_before_output(&freeze.dirs, &freeze.trial_input, freeze.limits.time);
         let again = again.map_err(|error| failed(error.into()))?;
         if again > 0 {

@@ -35,6 +35,11 @@ impl LayerBase {
         &self.function
     }
 
+    /// The image's digest.
+    pub(super) fn digest(&self) -> Digest {
+        self.image.digest()
+    }
+
     pub(super) fn frozen(&self) -> &Frozen {
         &self.frozen
     }

@@ -5,8 +5,8 @@ use super::{
     damaged, flatten,
 };
 use crate::{Digest, FormatError};
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes as _, IntoBytes};
 
 /// Most zero pages between two runs of a snapshot without base that are written nevertheless: one mapping more costs more than they do.
 const GAP: usize = 4;
@@ -27,6 +27,56 @@ pub struct HeapBuilder<'a> {
     values: Vec<Value>,
     written: Vec<(u32, u64, u32)>,
     host: Vec<u8>,
+}
+
+/// The same snapshot, which says that whoever goes on from it writes these pages: index of a memory, first page, and how many. Ascending, in
+/// place of what it said before.
+///
+/// # Errors
+/// When the bytes are no snapshot, or the pages are not ascending or not within their memories.
+pub fn with_written(snapshot: &[u8], written: &[(u32, u64, u32)]) -> Result<Vec<u8>, FormatError> {
+    let parsed = HeapSnapshot::parse(snapshot)?;
+    let narrow = |value: usize| u32::try_from(value).map(U32::new).map_err(|_| damaged("more than 2^32 elements".into()));
+    let records = written.iter().map(|(memory, first, pages)| {
+        let position = parsed.memories.iter().position(|known| known.index.get() == *memory);
+        let position = position.ok_or_else(|| damaged(format!("there is no memory {memory} to be written")))?;
+        Ok(Written { memory: narrow(position)?, pages: (*pages).into(), first: U64::new(*first) })
+    });
+    let records = records.collect::<Result<Vec<Written>, FormatError>>()?;
+    let (mut header, _) = Header::read_from_prefix(snapshot).map_err(|_| damaged("it has no header".into()))?;
+    let pages = usize::try_from(header.pages_at.get()).ok().and_then(|at| snapshot.get(at..));
+    let pages = pages.ok_or_else(|| damaged("the page contents are not within the file".into()))?;
+    let lists = |runs: &[Run]| -> Vec<u8> {
+        let lists: [&[u8]; 12] = [
+            parsed.memories.as_bytes(),
+            runs.as_bytes(),
+            parsed.globals.as_bytes(),
+            parsed.tables.as_bytes(),
+            parsed.ranges.as_bytes(),
+            parsed.elements.as_bytes(),
+            parsed.frames.as_bytes(),
+            parsed.values.as_bytes(),
+            records.as_bytes(),
+            parsed.dropped_data,
+            parsed.dropped_elements,
+            parsed.host,
+        ];
+        lists.concat()
+    };
+    let pages_at = (size_of::<Header>() + lists(parsed.runs).len()).next_multiple_of(PAGE) as u64;
+    let mut runs = parsed.runs.to_vec();
+    for run in runs.iter_mut().filter(|run| !(run.is_zero() && parsed.base.is_some())) {
+        run.offset = U64::new(run.offset.get() - header.pages_at.get() + pages_at);
+    }
+    header.written_count = narrow(records.len())?;
+    header.pages_at = U64::new(pages_at);
+    header.file_size = U64::new(pages_at + pages.len() as u64);
+    let mut bytes = [header.as_bytes(), &lists(&runs)].concat();
+    bytes.resize(usize::try_from(pages_at).unwrap_or(usize::MAX), 0);
+    bytes.extend_from_slice(pages);
+    // What is out of order is found here, not by whoever reads it.
+    HeapSnapshot::parse(&bytes)?;
+    Ok(bytes)
 }
 
 /// A run in the making, and whether its pages are written.

@@ -112,7 +112,7 @@ impl SlotPool {
         Ok(slot)
     }
 
-    /// Makes sure that `count` idle slots are as `template` says, as far as idle ones are kept.
+    /// Makes sure that `count` idle slots are as `template` says, as far as idle ones are kept, and have the pages that guests will write.
     ///
     /// # Errors
     /// As [`Self::take`].
@@ -121,6 +121,7 @@ impl SlotPool {
         while slots.len() < count.min(self.limits.idle) && result.is_ok() {
             result = self.take(template).map(|slot| slots.push(slot));
         }
+        slots.iter_mut().for_each(Slot::warm);
         // Nobody has used them, so there is nothing to reset.
         let mut state = self.state();
         for slot in slots {

@@ -74,6 +74,13 @@ impl Slot {
         Ok(())
     }
 
+    /// Gets the pages that guests will write, with what is in them, as if they had been written and restored before.
+    pub(super) fn warm(&mut self) {
+        let Some(template) = self.template.clone() else { return };
+        let bytes = self.bytes_mut();
+        template.written().iter().for_each(|range| template.restore(range.start, &mut bytes[range.clone()]));
+    }
+
     /// Writes what is not mapped, or wrong where it is mapped, in `range`.
     fn copy_runs(&mut self, template: &Template, range: &Range<usize>) {
         template.copy(range, self.bytes_mut());

@@ -40,6 +40,8 @@ pub struct Template {
     copies: Vec<Range<usize>>,
     // Bytes over the runs, ascending.
     patches: Vec<(usize, Box<[u8]>)>,
+    // What guests will write, in whole pages, ascending.
+    written: Vec<Range<usize>>,
 }
 
 impl Template {
@@ -65,7 +67,7 @@ impl Template {
         }
         let windows = windows::choose(&runs, mappings);
         let copies = windows::left(&runs, &windows);
-        Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), len, runs, windows, copies, patches: Vec::new() })
+        Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), len, runs, windows, copies, patches: Vec::new(), written: Vec::new() })
     }
 
     /// The same, but short windows are copied, as long as little is copied in all: to map a part of a file and to fault in its pages, the first
@@ -96,21 +98,18 @@ impl Template {
         Ok(self)
     }
 
-    /// The same, but what is in `ranges` (bytes from the slot's beginning) is copied before the slot is used, since it will be written. What
-    /// lies beyond the length does not count.
+    /// The same, and guests will write what is in `ranges` (bytes from the slot's beginning): a slot that is made ahead gets these pages at
+    /// once. One that is made when it is needed does not: there a page of its own costs the same at once as when it is written, and not all of
+    /// them will be. What lies beyond the length does not count.
     #[must_use]
     pub fn with_written(mut self, ranges: impl IntoIterator<Item = Range<usize>>) -> Self {
-        self.copied(ranges.into_iter().map(|range| range.start.min(self.len)..range.end.min(self.len)).collect());
+        self.written = whole(ranges.into_iter().map(|range| range.start.min(self.len)..range.end.min(self.len)));
         self
     }
 
     /// Adds ranges to what is copied.
     fn copied(&mut self, ranges: Vec<Range<usize>>) {
-        let pages = ranges.into_iter().filter(|range| !range.is_empty());
-        let mut all: Vec<Range<usize>> =
-            pages.map(|range| range.start / PAGE * PAGE..range.end.next_multiple_of(PAGE)).chain(self.copies.drain(..)).collect();
-        all.sort_by_key(|range| range.start);
-        self.copies = windows::joined(all.into_iter());
+        self.copies = whole(ranges.into_iter().chain(self.copies.drain(..)));
     }
 
     /// A number that no other template of this process has.
@@ -147,6 +146,11 @@ impl Template {
     #[must_use]
     pub fn windows(&self) -> usize {
         self.windows.len()
+    }
+
+    /// What guests will write, in whole pages.
+    pub(super) fn written(&self) -> &[Range<usize>] {
+        &self.written
     }
 
     /// What is mapped.
@@ -187,4 +191,12 @@ impl Template {
             target[part.start - at..part.end - at].copy_from_slice(&bytes[part.start - place..part.end - place]);
         }
     }
+}
+
+/// The pages that have something in them of these ranges, ascending, with those joined that touch.
+fn whole(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+    let ranges = ranges.filter(|range| !range.is_empty());
+    let mut all: Vec<Range<usize>> = ranges.map(|range| range.start / PAGE * PAGE..range.end.next_multiple_of(PAGE)).collect();
+    all.sort_by_key(|range| range.start);
+    windows::joined(all.into_iter())
 }

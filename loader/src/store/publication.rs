@@ -273,6 +273,17 @@ impl Publication<'_> {
         self.store.change_record(&self.store.key_path(&signed.key), &signed.key, |record| record.add(signed.clone()))
     }
 
+    /// What is published from now on has blobs of the image `other`, too: those that were hashed for it and have not changed since need not be hashed
+    /// again when the new image is first loaded.
+    pub fn shares_blobs_of(&mut self, other: &Digest) {
+        let seals = self.store.entry(other).ok().flatten().map(|record| record.seals).unwrap_or_default();
+        let unchanged = |(digest, seal): &(Digest, Seal)| {
+            std::fs::metadata(self.store.blob_path(digest)).is_ok_and(|metadata| seal_of(&metadata) == *seal)
+        };
+        let seals: Vec<(Digest, Seal)> = seals.into_iter().filter(unchanged).collect();
+        self.written.extend(seals);
+    }
+
     /// The seal of a blob that this publication wrote, or that was sealed for another subject and not changed since.
     fn seal(&self, digest: &Digest) -> Option<Seal> {
         if let Some(seal) = self.written.get(digest) {

@@ -27,6 +27,6 @@ pub use freeze::{
 };
 pub use instance::Instance;
 pub use loaded::Loaded;
-pub use preheat_native::host_cpu;
+pub use preheat_native::{WrittenMemory, host_cpu};
 pub use preheat_wasi::{Record as FreezeRecord, Recording};
 pub use wake::FrozenFiles;

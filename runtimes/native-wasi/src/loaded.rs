@@ -4,14 +4,15 @@ use crate::cancel::Cancellation;
 use crate::context::{self, State};
 use crate::engine::{ENGINE, NativeEngine};
 use crate::error::{cause, ended, of_load};
+use crate::freeze::RECORDED_REALTIME;
 use crate::instance::Instance;
 use crate::link::{self, Mark};
 use crate::wake::{FrozenFiles, Sleeper};
 use preheat_call::{Directory, Request, RunError};
 use preheat_image::manifest::{Function, FunctionKind};
 use preheat_loader::TrustedCode;
-use preheat_native::{Engine, Error, InstancePre, Limits, Module, Store};
-use preheat_wasi::Grants;
+use preheat_native::{Engine, Error, InstancePre, Limits, Module, Store, WrittenMemory};
+use preheat_wasi::{Grants, Recording, SystemHost};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,6 +112,36 @@ impl Loaded {
         }
     }
 
+    /// Makes slots for `count` calls of a frozen program ahead, so that these need not wait for them. Without a frozen state there is nothing to do.
+    ///
+    /// # Errors
+    /// When the engine's slots are used up, or the operating system refuses.
+    pub fn prepare(&self, count: usize) -> Result<(), RunError> {
+        let Some(sleeper) = &self.sleeper else { return Ok(()) };
+        sleeper.frozen.prepare(count).map_err(|error| RunError::Wake(cause(error)))
+    }
+
+    /// Wakes a frozen program once with `input`, and says which pages of its memories it has written when it ends. How it ends does not matter.
+    /// To be asked of an engine that has woken nothing before: a slot that was used does not tell by whom.
+    ///
+    /// # Errors
+    /// When it can't be woken, or the operating system does not tell.
+    pub fn written_by(&self, dirs: &[Directory], input: &[u8], time: Duration) -> Result<Vec<WrittenMemory>, RunError> {
+        let Some(sleeper) = &self.sleeper else { return Err(RunError::Usage("the function is not frozen".into())) };
+        let mut request = Request::new().stdin(input.to_vec()).timeout(time);
+        request.dirs = dirs.to_vec();
+        // The same clocks and random bytes each time, so that the same build gives the same image.
+        let host = Recording::new([0; 32], RECORDED_REALTIME);
+        let mut store = self.store_with(sleeper.state(&self.function, &request, None, Box::new(host))?, &request)?;
+        begin(&mut store, request.timeout, None);
+        let instance = self.pre.wake(&mut store, &sleeper.frozen).map_err(|error| RunError::Wake(cause(error)))?;
+        if sleeper.frozen.has_stack() {
+            // Its end is not asked for.
+            let _ = instance.resume(&mut store);
+        }
+        instance.written(&store).ok_or_else(|| RunError::Usage("this system does not tell which pages were written".into()))
+    }
+
     /// Makes an instance whose exports can be called one by one. A reactor's `_initialize` has run.
     ///
     /// # Errors
@@ -135,9 +166,13 @@ impl Loaded {
 
     fn store(&self, request: &Request, cancellation: Option<&Cancellation>) -> Result<Store<State>, RunError> {
         let state = match &self.sleeper {
-            Some(sleeper) => sleeper.state(&self.function, request, cancellation)?,
+            Some(sleeper) => sleeper.state(&self.function, request, cancellation, Box::new(SystemHost))?,
             None => context::state(&self.function, &self.base, request, cancellation)?,
         };
+        self.store_with(state, request)
+    }
+
+    fn store_with(&self, state: State, request: &Request) -> Result<Store<State>, RunError> {
         let engine = &self.engine.inner.engine;
         let mut store = Store::new(engine, state).map_err(|error| RunError::Instantiate(cause(error)))?;
         store.set_limits(limits(engine, request.max_memory));

@@ -7,7 +7,7 @@ use preheat_call::{Cause, Request, RunError};
 use preheat_image::manifest::Function;
 use preheat_loader::{TrustedCode, TrustedFile};
 use preheat_native::{Error, Frozen, HeapFile, Module, ResumeCode};
-use preheat_wasi::{Context, Grants, HostState, SystemHost, Wake, WakeError};
+use preheat_wasi::{Context, Grants, Host, HostState, Wake, WakeError};
 use std::sync::Arc;
 
 /// What a frozen image has besides its code object.
@@ -45,8 +45,14 @@ impl Sleeper {
         Ok(Self { frozen, host, base })
     }
 
-    /// What the program goes on with.
-    pub(crate) fn state(&self, function: &Function, request: &Request, cancellation: Option<&Cancellation>) -> Result<State, RunError> {
+    /// What the program goes on with, clocks and random bytes from `host`.
+    pub(crate) fn state(
+        &self,
+        function: &Function,
+        request: &Request,
+        cancellation: Option<&Cancellation>,
+        host: Box<dyn Host>,
+    ) -> Result<State, RunError> {
         let other = request.program.as_ref().is_some_and(|program| *program != function.name);
         let own = other || !request.args.is_empty() || !request.env.is_empty() || !request.dirs.is_empty();
         let wake = match &self.base {
@@ -55,7 +61,7 @@ impl Sleeper {
         };
         let mut streams = streams(request);
         streams.interrupt = interrupt(None, cancellation);
-        let wasi = Context::wake(wake, Box::new(SystemHost), streams).map_err(refused)?;
+        let wasi = Context::wake(wake, host, streams).map_err(refused)?;
         Ok(State { wasi, memory: None, stack: None })
     }
 }

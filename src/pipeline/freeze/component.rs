@@ -109,7 +109,17 @@ impl Builder {
         self.name(&digest)?;
         publication.finish()?;
         let heap = compiled.wasm.len() as u64;
-        let frozen = BuiltFrozen { point: FreezePoint::Init, frames: 0, heap, layers_below: 0, resume: 0, component: Some(state), ran_for, risks };
+        let frozen = BuiltFrozen {
+            point: FreezePoint::Init,
+            frames: 0,
+            heap,
+            layers_below: 0,
+            written: 0,
+            resume: 0,
+            component: Some(state),
+            ran_for,
+            risks,
+        };
         Ok(Built {
             digest,
             key: fields.key(),
