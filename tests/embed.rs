@@ -218,7 +218,7 @@ fn a_frozen_function_whose_slots_were_made_ahead_answers_as_ever() {
     let runtime = Runtime::builder().slots(8).build().unwrap();
     let input = std::fs::read(repo("examples/inputs/orders.json")).unwrap();
     let freeze = Freeze::at(FreezePoint::Stdin).warmup_request(input.clone());
-    let builder = Builder::new(&library).unwrap().levels([preheat::CpuLevel::V1]).freeze(freeze);
+    let builder = Builder::new(&library).unwrap().levels([preheat::CpuLevel::V1]).engine(EngineChoice::Auto).freeze(freeze);
     let built = builder.build_file(&repo("examples/json-c/json.wasm")).unwrap();
     assert!(built.frozen.unwrap().written > 0);
     let image = runtime.load(&library, &built.digest).unwrap();

@@ -226,7 +226,10 @@ fn slots_that_others_use_next_show_nothing() {
     drop(pre.wake(&mut Store::new(&engine, ()).unwrap(), &frozen));
     assert_eq!(engine.memory_slots(), (2, 2));
     drop(frozen);
-    assert_eq!(engine.memory_slots(), (0, 0), "nobody will ask for its slots again");
+    assert_eq!(engine.memory_slots(), (2, 2), "its slots are kept for others");
+    let mut store = Store::new(&engine, ()).unwrap();
+    let instance = pre.instantiate(&mut store).unwrap();
+    assert_eq!(frozen_bytes(&store, instance, &[]), fresh, "who find nothing of it");
 }
 
 /// Kilobytes of a mapping of this process by `/proc/self/smaps`, for those within a range: private and proportional.
