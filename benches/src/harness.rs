@@ -85,6 +85,10 @@ pub struct Plan {
     pub rounds: usize,
     /// Rounds before those, which don't.
     pub warmups: usize,
+    /// Runs of a system right before each of its runs that counts, which don't: with some, it finds the processor's caches as it left them itself,
+    /// not as the other systems did.
+    #[serde(default)]
+    pub leads: usize,
     /// Longest time for one run, in seconds.
     pub limit_seconds: f64,
     /// Longest time for all counted rounds together, in seconds; a slow workload gets fewer rounds, but at least three.
@@ -157,7 +161,8 @@ pub fn run(
             if plan.page_cache == PageCache::Cold {
                 system.files().iter().for_each(|file| drop_from_cache(file));
             }
-            match system.measure(workload, limit).and_then(|sample| check(workload, sample)) {
+            let leads = (0..plan.leads).try_for_each(|_| system.measure(workload, limit).map(|_| ()));
+            match leads.and_then(|()| system.measure(workload, limit)).and_then(|sample| check(workload, sample)) {
                 Ok(seconds) if counts => {
                     spent += seconds;
                     cell.seconds.push(seconds);

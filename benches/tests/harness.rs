@@ -10,7 +10,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
-const PLAN: Plan = Plan { rounds: 9, warmups: 2, limit_seconds: 0.5, budget_seconds: 60.0, page_cache: PageCache::Hot };
+const PLAN: Plan = Plan { rounds: 9, warmups: 2, leads: 0, limit_seconds: 0.5, budget_seconds: 60.0, page_cache: PageCache::Hot };
 
 struct Files {
     _dir: tempfile::TempDir,
@@ -71,6 +71,19 @@ impl System for Known {
         let drift = 1.0 + self.log.borrow().len() as f64 / 100.0;
         Ok(Sample { seconds: self.seconds * drift, exit: 0, output: b"answer".to_vec() })
     }
+}
+
+#[test]
+fn runs_that_lead_to_one_that_counts_are_of_the_same_system_and_do_not_count() {
+    let files = workload();
+    let log = Rc::default();
+    let known = |name| -> Box<dyn System> { Box::new(Known { name, seconds: 1e-6, log: Rc::clone(&log) }) };
+    let plan = Plan { rounds: 4, warmups: 1, leads: 2, ..PLAN };
+    let cells = harness::run("hot", &files.workload, &mut [known("one"), known("two")], &plan, &mut |_, _| ());
+    assert!(cells.iter().all(|cell| cell.seconds.len() == 4 && cell.failure.is_none()));
+    let log = log.borrow();
+    assert_eq!(log.len(), 2 * 5 * 3);
+    assert!(log.as_chunks::<3>().0.iter().all(|turn| turn.iter().all(|name| *name == turn[0])), "{log:?}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Demo {
 
 const ROUNDS: usize = 41;
 
-const PLAN: Plan = Plan { rounds: ROUNDS, warmups: 2, limit_seconds: 60.0, budget_seconds: 20.0, page_cache: PageCache::Hot };
+const PLAN: Plan = Plan { rounds: ROUNDS, warmups: 2, leads: 0, limit_seconds: 60.0, budget_seconds: 20.0, page_cache: PageCache::Hot };
 
 fn first_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);

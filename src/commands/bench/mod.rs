@@ -25,7 +25,7 @@ use std::process::ExitCode;
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Scenarios: cold (in process, image not loaded, to the response), jit (the same beside a compilation each time), warm (in
-process, loaded, fresh instance), process (a fresh process), compile (for one CPU level, no run). Systems run in turns on the same input; a wrong output is no result.
+process, loaded, fresh instance), hot (the same, each call right after three others of the same system), process (a fresh process), compile (for one CPU level, no run). Systems run in turns on the same input; a wrong output is no result.
 
 Examples:
   preheat bench fetch                                get the corpus of real programs
@@ -89,11 +89,15 @@ enum Action {
     Density(density::Density),
 }
 
+/// Calls right before one that counts, in the scenario `hot`.
+const HOT: usize = 3;
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
     Cold,
     Jit,
     Warm,
+    Hot,
     Process,
     Compile,
 }
@@ -122,6 +126,7 @@ impl Bench {
         let plan = Plan {
             rounds: self.rounds.unwrap_or(if self.quick { 7 } else { 101 }),
             warmups: if self.quick { 1 } else { 3 },
+            leads: 0,
             limit_seconds: 120.0,
             budget_seconds: if self.quick { 2.0 } else { 40.0 },
             page_cache: match self.page_cache {
@@ -131,11 +136,12 @@ impl Bench {
         };
         let machine = Machine::here();
         let mut cells = Vec::new();
-        for scenario in [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Process, Scenario::Compile] {
+        for scenario in [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Hot, Scenario::Process, Scenario::Compile] {
             if !self.scenario.is_empty() && !self.scenario.contains(&scenario) {
                 continue;
             }
             for workload in &workloads {
+                let plan = if scenario == Scenario::Hot { Plan { leads: HOT, ..plan } } else { plan };
                 let mut systems = self.systems(scenario, workload, &home, scratch.path())?;
                 let name = scenario.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
                 let spinner = ui::spinner(format!("{name} {}: compiling", workload.name));
@@ -187,7 +193,7 @@ impl Bench {
             ],
             // Apart, since compiling leaves the processor's caches to whoever runs next as if nothing had ever run.
             Scenario::Jit => vec![by_hand(ByHandStart::Jit, Options::Default)?, ours(preheat::Start::Stored, WASMTIME)?],
-            Scenario::Warm => vec![
+            Scenario::Warm | Scenario::Hot => vec![
                 by_hand(ByHandStart::Loaded, Options::Interruptible)?,
                 ours(preheat::Start::Loaded, WASMTIME)?,
                 ours(preheat::Start::Loaded, NATIVE)?,
