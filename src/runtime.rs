@@ -280,6 +280,22 @@ impl Image {
         }
     }
 
+    /// Runs a command as [`Image::run`] does, for a process that does nothing after it: no memory is made good for a next call, and nothing is
+    /// unmapped. The end of the process does that at once.
+    ///
+    /// # Errors
+    /// As [`Image::run`].
+    pub fn run_last(self, request: &Request) -> Result<i32, RunError> {
+        let guard = self.guard;
+        match self.loaded {
+            Loaded::Native(native) => Executor::call(|| {
+                guard.check()?;
+                native.run_last(request)
+            }),
+            loaded @ Loaded::Wasmtime(_) => Self { loaded, executor: self.executor, guard }.run(request),
+        }
+    }
+
     /// Like [`Image::run`]; needs a tokio runtime with timers. Dropping the future cancels the call. A guest of the native engine runs on
     /// one of tokio's threads for blocking calls.
     ///

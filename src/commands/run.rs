@@ -224,7 +224,7 @@ impl Run {
             request = request.max_memory(usize::try_from(max).unwrap_or(usize::MAX));
         }
         match &self.invoke {
-            None => (image.run(&request.args(&self.args)).map_err(Into::into), None),
+            None => (image.clone().run_last(&request.args(&self.args)).map_err(Into::into), None),
             Some(export) => {
                 let results = image.instance(&request).and_then(|mut instance| instance.call_text(export, &self.args));
                 match results {
