@@ -431,11 +431,14 @@ fn a_trial_tells_whether_freezing_would_pay() {
 
 #[test]
 fn sample_requests_tell_which_pages_calls_write() {
-    // It writes to page 11, and to page 12 if the input begins with `a`.
+    // It writes to page 11, to page 12 if the input begins with `a`, and to pages that it grows by.
     let wat = small(
         r#"(func (export "_start")
             (drop (call $read))
             (i32.store (i32.const 45056) (i32.const 1))
+            (drop (memory.grow (i32.const 1)))
+            (i32.store (i32.const 65532) (i32.const 1))
+            (i32.store (i32.const 70000) (i32.const 1))
             (if (i32.eq (i32.load8_u (i32.const 1000)) (i32.const 97)) (then (i32.store (i32.const 49152) (i32.const 1))))
             (call $put (i32.const 1)))"#,
     );
@@ -456,9 +459,9 @@ fn sample_requests_tell_which_pages_calls_write() {
     };
     assert_eq!(build(&[]).0, 0);
     let (pages, image, key) = build(&["b"]);
-    assert_eq!(pages, 2, "what it reads and what it writes");
-    assert_eq!(build(&["a", "b"]).0, 3, "half of the requests");
-    assert_eq!(build(&["a", "b", "b"]).0, 2, "less than half");
-    assert_eq!(build(&["b"]), (2, image, key.clone()), "the same requests give the same image");
+    assert_eq!(pages, 3, "what it reads and what it writes");
+    assert_eq!(build(&["a", "b"]).0, 4, "half of the requests");
+    assert_eq!(build(&["a", "b", "b"]).0, 3, "less than half");
+    assert_eq!(build(&["b"]), (3, image, key.clone()), "the same requests give the same image");
     assert_ne!(build(&["c"]).2, key, "the key names the requests");
 }

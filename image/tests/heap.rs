@@ -114,7 +114,7 @@ fn everything_that_was_added_is_there() {
 fn what_will_be_written_can_be_said_later() {
     let memory = memory(2, &[(5, 5), (9 * PAGE, 3)]);
     let builder =
-        || HeapBuilder::new().memory(1, &memory).table(0, 3, [(1, vec![7])]).frame(3, Some(1), &[]).frame(0, None, &[]).host(&[b'x'; 3900]);
+        || HeapBuilder::new().memory(1, &memory).table(0, 3, [(1, vec![7])]).frame(3, Some(1), &[]).frame(0, None, &[]).host(&[b'x'; 3700]);
     let runs: [(u32, u64, u32); 20] = std::array::from_fn(|number| (1, number as u64, 1));
     let told = runs.iter().fold(builder(), |builder, (memory, first, pages)| builder.written(*memory, *first, *pages));
     let told = told.encode(Digest::ZERO).unwrap();
@@ -128,7 +128,10 @@ fn what_will_be_written_can_be_said_later() {
     let layer = HeapBuilder::over(Digest::of(&plain), &[base]).memory(1, &changed).encode(Digest::ZERO).unwrap();
     let later = with_written(&layer, &[(1, 4, 2)]).unwrap();
     assert_eq!(HeapSnapshot::parse(&later).unwrap().runs(), HeapSnapshot::parse(&layer).unwrap().runs());
-    for wrong in [&[(0, 0, 1)][..], &[(1, 31, 2)], &[(1, 4, 1), (1, 3, 1)]] {
+    let grown = with_written(&plain, &[(1, 30, 4), (1, 40, 1)]).unwrap();
+    let grown = HeapSnapshot::parse(&grown).unwrap();
+    assert_eq!(grown.written().iter().map(|run| (run.first.get(), run.pages.get())).collect::<Vec<_>>(), [(30, 2)]);
+    for wrong in [&[(0, 0, 1)][..], &[(1, 4, 1), (1, 3, 1)]] {
         assert!(with_written(&plain, wrong).is_err(), "{wrong:?}");
     }
     assert!(with_written(&plain[1..], &[]).is_err());

@@ -333,9 +333,10 @@ impl Builder {
             }
             if !freeze.warmup.is_empty() {
                 let pages = self.written_by_requests(freeze, &trial, shown)?;
-                written = pages.iter().map(|(_, _, pages)| u64::from(*pages)).sum();
-                let heap = preheat_image::heap::with_written(&frost.heap, &pages);
-                let heap = heap.map_err(|error| BuildError::Input { name: shown.to_owned(), what: error.to_string() })?;
+                let input = |error: preheat_image::FormatError| BuildError::Input { name: shown.to_owned(), what: error.to_string() };
+                let heap = preheat_image::heap::with_written(&frost.heap, &pages).map_err(input)?;
+                let snapshot = preheat_image::heap::HeapSnapshot::parse(&heap).map_err(input)?;
+                written = snapshot.written().iter().map(|run| u64::from(run.pages.get())).sum();
                 layer = self.put_large(&mut publication, media::HEAP, &heap)?;
             }
         }

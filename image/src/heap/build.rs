@@ -30,18 +30,22 @@ pub struct HeapBuilder<'a> {
 }
 
 /// The same snapshot, which says that whoever goes on from it writes these pages: index of a memory, first page, and how many. Ascending, in
-/// place of what it said before.
+/// place of what it said before. Pages behind the end of their memory are left out: it has grown when they are written.
 ///
 /// # Errors
-/// When the bytes are no snapshot, or the pages are not ascending or not within their memories.
+/// When the bytes are no snapshot, or the pages are not ascending or of no memory.
 pub fn with_written(snapshot: &[u8], written: &[(u32, u64, u32)]) -> Result<Vec<u8>, FormatError> {
     let parsed = HeapSnapshot::parse(snapshot)?;
     let narrow = |value: usize| u32::try_from(value).map(U32::new).map_err(|_| damaged("more than 2^32 elements".into()));
     let records = written.iter().map(|(memory, first, pages)| {
         let position = parsed.memories.iter().position(|known| known.index.get() == *memory);
         let position = position.ok_or_else(|| damaged(format!("there is no memory {memory} to be written")))?;
-        Ok(Written { memory: narrow(position)?, pages: (*pages).into(), first: U64::new(*first) })
+        let there = (parsed.memories[position].size.get() / PAGE as u64).saturating_sub(*first);
+        let pages = u32::try_from(there).unwrap_or(u32::MAX).min(*pages);
+        Ok(Written { memory: narrow(position)?, pages: pages.into(), first: U64::new(*first) })
     });
+    // What is left of a run behind the end has no pages.
+    let records = records.filter(|record| record.as_ref().map_or(true, |written| written.pages.get() > 0));
     let records = records.collect::<Result<Vec<Written>, FormatError>>()?;
     let (mut header, _) = Header::read_from_prefix(snapshot).map_err(|_| damaged("it has no header".into()))?;
     let pages = usize::try_from(header.pages_at.get()).ok().and_then(|at| snapshot.get(at..));

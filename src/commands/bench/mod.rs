@@ -25,7 +25,8 @@ use std::process::ExitCode;
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Scenarios: cold (in process, image not loaded, to the response), jit (the same beside a compilation each time), warm (in
-process, loaded, fresh instance), hot (the same, each call right after three others of the same system), process (a fresh process), compile (for one CPU level, no run). Systems run in turns on the same input; a wrong output is no result.
+process, loaded, fresh instance), hot (the same, each call right after three others of the same system),
+prepared (in process, loaded, the first call of a frozen function in a slot that was made ahead), process (a fresh process), compile (for one CPU level, no run). Systems run in turns on the same input; a wrong output is no result.
 
 Examples:
   preheat bench fetch                                get the corpus of real programs
@@ -98,6 +99,7 @@ enum Scenario {
     Jit,
     Warm,
     Hot,
+    Prepared,
     Process,
     Compile,
 }
@@ -136,7 +138,9 @@ impl Bench {
         };
         let machine = Machine::here();
         let mut cells = Vec::new();
-        for scenario in [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Hot, Scenario::Process, Scenario::Compile] {
+        for scenario in
+            [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Hot, Scenario::Prepared, Scenario::Process, Scenario::Compile]
+        {
             if !self.scenario.is_empty() && !self.scenario.contains(&scenario) {
                 continue;
             }
@@ -200,6 +204,8 @@ impl Bench {
                 ours(preheat::Start::Loaded, Way::Frozen)?,
                 by_hand(ByHandStart::Loaded, Options::Default)?,
             ],
+            // Nobody else has anything to be compared with.
+            Scenario::Prepared => vec![ours(preheat::Start::Prepared, Way::Frozen)?, ours(preheat::Start::Prepared, Way::Warmed)?],
             Scenario::Process => {
                 let wasmtime = self.wasmtime.clone().unwrap_or_else(|| "wasmtime".into());
                 let mut systems = vec![command::wasmtime_cli(&wasmtime, scratch)];

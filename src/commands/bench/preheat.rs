@@ -19,6 +19,8 @@ pub(crate) enum Start {
     Stored,
     /// Only running: the image is loaded.
     Loaded,
+    /// Only the first run after the image was loaded and what that run needs was made ahead.
+    Prepared,
     /// Only compiling, for one CPU level. Then it runs, so that the output can be checked.
     Compile,
 }
@@ -30,13 +32,15 @@ pub(crate) enum Way {
     Plain(Engine),
     /// From where it first reads its input, on the native engine.
     Frozen,
+    /// The same, and the image knows which pages a call writes: the workload's input was its sample request.
+    Warmed,
 }
 
 impl Way {
     fn engine(self) -> Engine {
         match self {
             Self::Plain(engine) => engine,
-            Self::Frozen => Engine::Native,
+            Self::Frozen | Self::Warmed => Engine::Native,
         }
     }
 
@@ -46,12 +50,13 @@ impl Way {
             Self::Plain(Engine::Native) => ", native",
             Self::Plain(Engine::Wasmtime) => "",
             Self::Frozen => ", frozen",
+            Self::Warmed => ", frozen with a sample request",
         }
     }
 
     /// The arguments of a call: a frozen program has read its own.
     fn args(self, workload: &Workload) -> &[String] {
-        if self == Self::Frozen { &[] } else { &workload.args }
+        if matches!(self, Self::Plain(_)) { &workload.args } else { &[] }
     }
 }
 
@@ -93,9 +98,12 @@ impl InProcess {
 fn build(home: &Home, way: Way, workload: &Workload) -> Result<Digest, Failure> {
     let unfit = |error: &dyn std::fmt::Display| Failure::Unfit(format!("{error:#}"));
     let mut builder = Builder::new(home).map_err(|error| unfit(&error))?.engine(EngineChoice::Only(way.engine()));
-    if way == Way::Frozen {
+    if way != Way::Plain(way.engine()) {
         // That every call has the same hash seeds is no matter here.
-        let freeze = directories(workload).fold(Freeze::at(FreezePoint::Stdin).allow_frozen_random(true), Freeze::dir);
+        let mut freeze = directories(workload).fold(Freeze::at(FreezePoint::Stdin).allow_frozen_random(true), Freeze::dir);
+        if way == Way::Warmed {
+            freeze = freeze.warmup_request(std::fs::read(&workload.stdin).map_err(failed)?);
+        }
         builder = builder.args(&workload.args).freeze(freeze);
     }
     Ok(builder.build_file(&workload.wasm).map_err(|error| unfit(&error))?.digest)
@@ -132,6 +140,7 @@ impl System for InProcess {
         let name = match self.start {
             Start::Stored => "preheat",
             Start::Loaded => "preheat loaded",
+            Start::Prepared => "preheat prepared",
             Start::Compile => "preheat compile",
         };
         format!("{name}{}", self.way.suffix())
@@ -145,7 +154,7 @@ impl System for InProcess {
         let digest = build(&self.home, self.way, workload)?;
         let stdin = std::fs::read(&workload.stdin).map_err(failed)?;
         // It is loaded once in any case, to say what is wrong with it.
-        let image = Some(self.load(&digest)?).filter(|_| self.start != Start::Stored);
+        let image = Some(self.load(&digest)?).filter(|_| !matches!(self.start, Start::Stored | Start::Prepared));
         self.program = Some(Program { digest, image, stdin, files: files_of(&self.home, self.way.engine(), &digest)? });
         Ok(())
     }
@@ -153,11 +162,15 @@ impl System for InProcess {
     fn measure(&mut self, workload: &Workload, limit: Duration) -> Result<Sample, Failure> {
         let Some(program) = &self.program else { return Err(Failure::Unfit("not prepared".into())) };
         let compiled = (self.start == Start::Compile).then(|| compile(self.way.engine(), workload)).transpose()?;
-        let started = Instant::now();
+        let mut started = Instant::now();
         let image = match &program.image {
             Some(image) => image.clone(),
             None => self.load(&program.digest)?,
         };
+        if self.start == Start::Prepared {
+            image.prepare(1).map_err(failed)?;
+            started = Instant::now();
+        }
         let (stdout, buffer) = Output::buffer(64 << 20);
         let mut request = Request::new().args(self.way.args(workload)).stdin(program.stdin.clone()).stdout(stdout);
         for directory in directories(workload) {
