@@ -5,8 +5,8 @@
 
 mod common;
 
+use common::corpus::{corpus, fetched, program};
 use common::{Home, repo};
-use preheat_bench::corpus::{Corpus, Outcome};
 use preheat_bench::workload::Workload;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,35 +17,6 @@ use std::sync::{Mutex, OnceLock};
 fn home() -> &'static Home {
     static HOME: OnceLock<Home> = OnceLock::new();
     HOME.get_or_init(Home::new)
-}
-
-fn fetched() -> PathBuf {
-    repo("benches/fetched")
-}
-
-fn corpus() -> &'static Corpus {
-    static CORPUS: OnceLock<Corpus> = OnceLock::new();
-    CORPUS.get_or_init(|| Corpus::load(&repo("benches/corpus.toml")).unwrap())
-}
-
-fn required() -> bool {
-    std::env::var_os("PREHEAT_CORPUS").is_some_and(|value| value == "required")
-}
-
-/// The program's file, or `None` with the reason said.
-fn program(name: &str) -> Option<PathBuf> {
-    // One at a time: two tests may want the same archive.
-    static FETCHING: Mutex<()> = Mutex::new(());
-    let _fetching = FETCHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let fetched = corpus().fetch(&fetched(), &[name.to_owned()], &mut |_| {});
-    match &fetched[0].outcome {
-        Outcome::Available(path) => Some(path.clone()),
-        Outcome::Unavailable { why } => {
-            assert!(!required(), "{name} could not be had: {why}");
-            eprintln!("skipped: {name} could not be had: {why}");
-            None
-        }
-    }
 }
 
 fn workload(name: &str) -> Option<Workload> {

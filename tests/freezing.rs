@@ -3,29 +3,9 @@
 
 mod common;
 
+use common::corpus::program;
 use common::{Home, Ran, repo};
-use preheat_bench::corpus::{Corpus, Outcome};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
-
-/// The program's file, or `None` with the reason said.
-fn program(name: &str) -> Option<PathBuf> {
-    static CORPUS: OnceLock<Corpus> = OnceLock::new();
-    // One at a time: two tests may want the same archive.
-    static FETCHING: Mutex<()> = Mutex::new(());
-    let corpus = CORPUS.get_or_init(|| Corpus::load(&repo("benches/corpus.toml")).unwrap());
-    let _fetching = FETCHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let fetched = corpus.fetch(&repo("benches/fetched"), &[name.to_owned()], &mut |_| {});
-    match &fetched[0].outcome {
-        Outcome::Available(path) => Some(path.clone()),
-        Outcome::Unavailable { why } => {
-            let required = std::env::var_os("PREHEAT_CORPUS").is_some_and(|value| value == "required");
-            assert!(!required, "{name} could not be had: {why}");
-            eprintln!("skipped: {name} could not be had: {why}");
-            None
-        }
-    }
-}
 
 fn text(path: &str) -> String {
     std::fs::read_to_string(repo(path)).unwrap()
@@ -464,4 +444,28 @@ fn sample_requests_tell_which_pages_calls_write() {
     assert_eq!(build(&["a", "b", "b"]).0, 3, "less than half");
     assert_eq!(build(&["b"]), (3, image, key.clone()), "the same requests give the same image");
     assert_ne!(build(&["c"]).2, key, "the key names the requests");
+}
+
+#[test]
+fn a_sample_request_has_to_come_to_an_answer() {
+    let home = Home::new();
+    let wat = small(
+        r#"(func (export "_start")
+            (drop (call $read))
+            (if (i32.eq (i32.load8_u (i32.const 1000)) (i32.const 97)) (then unreachable))
+            (if (i32.eq (i32.load8_u (i32.const 1000)) (i32.const 98)) (then (loop (br 0))))
+            (call $exit (i32.const 3)))"#,
+    );
+    let wasm = home.write("program.wat", wat);
+    let build = |freeze: &str, wasm: &Path, requests: &[&str]| {
+        let files = requests.iter().map(|request| home.write(request, request).display().to_string());
+        let options = files.map(|file| format!("--warmup-request={file}"));
+        let command = ["build".to_owned(), format!("--freeze={freeze}"), "--freeze-timeout=500ms".to_owned(), wasm.display().to_string()];
+        home.run(command.into_iter().chain(options))
+    };
+    assert_eq!(build("stdin", &wasm, &["c"]).code, Some(0), "an exit code is an answer");
+    build("stdin", &wasm, &["c", "a"]).assert_fails(121, "woken with sample request 2");
+    build("stdin", &wasm, &["b"]).assert_fails(121, "woken with sample request 1");
+    let module = home.write("module.wat", r#"(module (func (export "_initialize")))"#);
+    build("init", &module, &["c"]).assert_fails(121, "nothing is running after `--freeze init`");
 }

@@ -252,6 +252,11 @@ fn options_that_do_not_go_with_components_are_said() {
     build(&home, &text, &["--dir=."]).assert_fails(121, "grant them to `run`");
     build(&home, &text, &["--wake-dir"]).assert_fails(121, "no wake directory");
     build(&home, &text, &["--trial-input=app.wat"]).assert_fails(121, "leave --trial-input out");
+    build(&home, &text, &["--warmup-request=app.wat"]).assert_fails(121, "leave --warmup-request out");
+    let other = home.write("frozen.wat", "(module)");
+    let other = home.ok([std::ffi::OsStr::new("build"), other.as_os_str()]);
+    let other = other.lines().last().unwrap().to_owned();
+    build(&home, &text, &[&format!("--base={other}")]).assert_fails(121, "leave --base out");
 }
 
 /// A core module that uses WASI preview 1, made a component by the adapter: five core modules that share a memory and a table.

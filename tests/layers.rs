@@ -2,31 +2,11 @@
 
 mod common;
 
+use common::corpus::program;
 use common::service::Service;
 use common::{Home, Ran, repo};
-use preheat_bench::corpus::{Corpus, Outcome};
 use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
-
-/// The program's file, or `None` with the reason said.
-fn program(name: &str) -> Option<PathBuf> {
-    static CORPUS: OnceLock<Corpus> = OnceLock::new();
-    // One at a time: two tests may want the same archive.
-    static FETCHING: Mutex<()> = Mutex::new(());
-    let corpus = CORPUS.get_or_init(|| Corpus::load(&repo("benches/corpus.toml")).unwrap());
-    let _fetching = FETCHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let fetched = corpus.fetch(&repo("benches/fetched"), &[name.to_owned()], &mut |_| {});
-    match &fetched[0].outcome {
-        Outcome::Available(path) => Some(path.clone()),
-        Outcome::Unavailable { why } => {
-            let required = std::env::var_os("PREHEAT_CORPUS").is_some_and(|value| value == "required");
-            assert!(!required, "{name} could not be had: {why}");
-            eprintln!("skipped: {name} could not be had: {why}");
-            None
-        }
-    }
-}
 
 /// A home, and a module of which frozen images are built in it.
 struct Images {

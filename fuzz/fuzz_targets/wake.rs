@@ -4,65 +4,26 @@
 
 use libfuzzer_sys::fuzz_target;
 use preheat_image::Digest;
-use preheat_native::{Error, Frozen, HeapFile, Limits, ResumeCode};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[allow(unused, reason = "the tests use the rest")]
 #[path = "../../runtimes/native/tests/common/mod.rs"]
 mod common;
 
-use common::freeze::Program;
-
-const PROGRAM: &str = include_str!("../../runtimes/native/tests/common/tampered.wat");
+use common::victim::Victim;
 
 /// Most changes of one input: beyond that all are alike.
 const MAX_CHANGES: usize = 64;
 /// Where the lists begin, behind the header.
 const LISTS: usize = 192;
 
-struct Victim {
-    program: Program,
-    resume: ResumeCode,
-    /// Base and layer.
-    layers: [Vec<u8>; 2],
-}
-
-// Frozen at its first call, woken and frozen in the loop of the second: frames of three functions.
-static VICTIM: LazyLock<Victim> = LazyLock::new(|| {
-    let program = Program::new(PROGRAM);
-    let first = program.freeze(0, &[]);
-    let second = program.freeze_again(&first, 2);
-    let resume = program.resume_of(&second);
-    Victim { layers: [first.bytes().to_vec(), second.bytes().to_vec()], program, resume }
-});
+static VICTIM: LazyLock<Victim> = LazyLock::new(Victim::new);
 
 fuzz_target!(|data: &[u8]| {
-    let victim = &*VICTIM;
-    let mut layers = victim.layers.clone();
+    let mut layers = VICTIM.layers.clone();
     change(&mut layers, data);
-    let layers: Vec<HeapFile> = layers.iter().map(|bytes| HeapFile::of_bytes(bytes).expect("memory for a file")).collect();
-    let ready = match Frozen::load(&victim.program.module, &layers, Some(&victim.resume)) {
-        Ok(ready) => ready,
-        Err(Error::Format(_) | Error::Frozen(_)) => return,
-        Err(other) => panic!("{other}"),
-    };
-    let mut store = victim.program.host_store();
-    store.set_limits(Limits { memory_bytes: 4 << 20, table_entries: 100, ..Limits::default() });
-    store.set_deadline(Some(Instant::now() + Duration::from_millis(50)));
-    let instance = match victim.program.pre().wake(&mut store, &ready) {
-        Ok(instance) => instance,
-        Err(Error::Limit(_)) => return,
-        Err(other) => panic!("{other}"),
-    };
-    if ready.has_stack() {
-        match instance.resume(&mut store) {
-            Ok(_) | Err(Error::Trap(_)) => {}
-            Err(other) => panic!("{other}"),
-        }
-    }
-    // What it left can still be looked at.
-    let _ = instance.capture(&store);
+    VICTIM.wakes(&layers, 4 << 20, Duration::from_millis(50));
 });
 
 /// One change: a byte that says which file, which part of it and how many bytes; where (2 bytes, from the beginning of the part); the bytes.

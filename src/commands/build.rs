@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use preheat::{Baked, Builder, Built, Directory, EngineChoice, Freeze, FreezeLimits, FreezePoint, Home, Reference, RunError, Trial};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -111,7 +111,6 @@ impl FreezeArgs {
         if let Some(input) = self.input()? {
             freeze = freeze.trial_input(input);
         }
-        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
         for path in &self.warmup_request {
             freeze = freeze.warmup_request(read(path)?);
         }
@@ -135,14 +134,17 @@ impl FreezeArgs {
     }
 
     fn input(&self) -> anyhow::Result<Option<Vec<u8>>> {
-        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
-        self.trial_input.as_ref().map(read).transpose()
+        self.trial_input.as_deref().map(read).transpose()
     }
 
     /// The input of a trial call without freezing.
     fn trial(&self) -> anyhow::Result<Option<Vec<u8>>> {
         if self.freeze.is_none() { self.input() } else { Ok(None) }
     }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("can't read {}", path.display()))
 }
 
 impl Build {
@@ -203,7 +205,7 @@ impl Build {
                 ),
             }
             if frozen.written > 0 {
-                eprintln!("requests write {} pages of it, {}", frozen.written, ui::bytes(frozen.written * 4096));
+                eprintln!("a call has {} pages of it for itself, {}", frozen.written, ui::bytes(frozen.written * 4096));
             }
             for risk in &frozen.risks {
                 eprintln!("risk: {risk}");

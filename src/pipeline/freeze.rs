@@ -229,7 +229,7 @@ pub struct BuiltFrozen {
     pub heap: u64,
     /// Over how many layers of other images that is.
     pub layers_below: usize,
-    /// How many of its pages the requests wrote that it was tried with.
+    /// How many pages of its memories a call with the sample requests has for itself: those that it writes, and those that are copied anyway.
     pub written: u64,
     /// The size of its largest resume object in bytes; 0 if it needs none.
     pub resume: u64,
@@ -383,6 +383,11 @@ impl Builder {
         }
         if freeze.init_export.is_some() && freeze.point != FreezePoint::Init {
             return usage("an export to run belongs to `--freeze init`".into());
+        }
+        if !freeze.warmup.is_empty() && freeze.point == FreezePoint::Init {
+            return usage(
+                "a sample request is for a program that reads it when it wakes, and nothing is running after `--freeze init`".into(),
+            );
         }
         match (&freeze.point, kind) {
             (FreezePoint::Init, FunctionKind::Command) => {

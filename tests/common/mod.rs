@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod corpus;
 pub(crate) mod disk;
 pub(crate) mod service;
 

@@ -47,40 +47,77 @@ pub fn with_written(snapshot: &[u8], written: &[(u32, u64, u32)]) -> Result<Vec<
     // What is left of a run behind the end has no pages.
     let records = records.filter(|record| record.as_ref().map_or(true, |written| written.pages.get() > 0));
     let records = records.collect::<Result<Vec<Written>, FormatError>>()?;
-    let (mut header, _) = Header::read_from_prefix(snapshot).map_err(|_| damaged("it has no header".into()))?;
-    let pages = usize::try_from(header.pages_at.get()).ok().and_then(|at| snapshot.get(at..));
+    let (header, _) = Header::ref_from_prefix(snapshot).map_err(|_| damaged("it has no header".into()))?;
+    let pages_at = header.pages_at.get();
+    let pages = usize::try_from(pages_at).ok().and_then(|at| snapshot.get(at..));
     let pages = pages.ok_or_else(|| damaged("the page contents are not within the file".into()))?;
-    let lists = |runs: &[Run]| -> Vec<u8> {
-        let lists: [&[u8]; 12] = [
-            parsed.memories.as_bytes(),
-            runs.as_bytes(),
-            parsed.globals.as_bytes(),
-            parsed.tables.as_bytes(),
-            parsed.ranges.as_bytes(),
-            parsed.elements.as_bytes(),
-            parsed.frames.as_bytes(),
-            parsed.values.as_bytes(),
-            records.as_bytes(),
-            parsed.dropped_data,
-            parsed.dropped_elements,
-            parsed.host,
-        ];
-        lists.concat()
-    };
-    let pages_at = (size_of::<Header>() + lists(parsed.runs).len()).next_multiple_of(PAGE) as u64;
     let mut runs = parsed.runs.to_vec();
     for run in runs.iter_mut().filter(|run| !(run.is_zero() && parsed.base.is_some())) {
-        run.offset = U64::new(run.offset.get() - header.pages_at.get() + pages_at);
+        run.offset = U64::new(run.offset.get() - pages_at + PAGE as u64);
     }
-    header.written_count = narrow(records.len())?;
-    header.pages_at = U64::new(pages_at);
-    header.file_size = U64::new(pages_at + pages.len() as u64);
-    let mut bytes = [header.as_bytes(), &lists(&runs)].concat();
-    bytes.resize(usize::try_from(pages_at).unwrap_or(usize::MAX), 0);
-    bytes.extend_from_slice(pages);
-    // What is out of order is found here, not by whoever reads it.
-    HeapSnapshot::parse(&bytes)?;
-    Ok(bytes)
+    HeapSnapshot { written: &records, ..parsed }.write(&runs, &[pages])
+}
+
+impl HeapSnapshot<'_> {
+    /// A snapshot of these lists, but with `runs`, whose offsets count from a page before the contents, so that 0 still stands for zero
+    /// pages; and with these contents.
+    fn write(&self, runs: &[Run], contents: &[&[u8]]) -> Result<Vec<u8>, FormatError> {
+        let narrow = |value: usize| u32::try_from(value).map(U32::new).map_err(|_| damaged("more than 2^32 elements".into()));
+        let front = |runs: &[Run]| -> Vec<u8> {
+            let lists: [&[u8]; 12] = [
+                self.memories.as_bytes(),
+                runs.as_bytes(),
+                self.globals.as_bytes(),
+                self.tables.as_bytes(),
+                self.ranges.as_bytes(),
+                self.elements.as_bytes(),
+                self.frames.as_bytes(),
+                self.values.as_bytes(),
+                self.written.as_bytes(),
+                self.dropped_data,
+                self.dropped_elements,
+                self.host,
+            ];
+            lists.concat()
+        };
+        let pages_at = (size_of::<Header>() + front(runs).len()).next_multiple_of(PAGE);
+        let mut placed = runs.to_vec();
+        for run in placed.iter_mut().filter(|run| !run.is_zero()) {
+            run.offset = U64::new(run.offset.get() - PAGE as u64 + pages_at as u64);
+        }
+        let size = pages_at + contents.iter().map(|part| part.len()).sum::<usize>();
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION.into(),
+            header_size: narrow(size_of::<Header>())?,
+            source: *self.source.as_bytes(),
+            base: *self.base.unwrap_or(Digest::ZERO).as_bytes(),
+            file_size: U64::new(size as u64),
+            page_size: narrow(PAGE)?,
+            memory_count: narrow(self.memories.len())?,
+            run_count: narrow(runs.len())?,
+            global_count: narrow(self.globals.len())?,
+            table_count: narrow(self.tables.len())?,
+            range_count: narrow(self.ranges.len())?,
+            element_count: narrow(self.elements.len())?,
+            data_segment_count: narrow(self.dropped_data.len())?,
+            element_segment_count: narrow(self.dropped_elements.len())?,
+            frame_count: narrow(self.frames.len())?,
+            value_count: narrow(self.values.len())?,
+            written_count: narrow(self.written.len())?,
+            pages_at: U64::new(pages_at as u64),
+            host_size: U64::new(self.host.len() as u64),
+            reserved: [0; 40],
+        };
+        let mut bytes = Vec::with_capacity(size);
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(&front(&placed));
+        bytes.resize(pages_at, 0);
+        contents.iter().for_each(|part| bytes.extend_from_slice(part));
+        // What is out of order is found here, not by whoever reads it.
+        HeapSnapshot::parse(&bytes)?;
+        Ok(bytes)
+    }
 }
 
 /// A run in the making, and whether its pages are written.
@@ -181,8 +218,7 @@ impl<'a> HeapBuilder<'a> {
             memories.push(Memory { index: (*index).into(), reserved: 0.into(), size: U64::new(contents.len() as u64) });
             for open in self.runs(*index, contents) {
                 let bytes = &contents[open.first * PAGE..][..open.pages * PAGE];
-                // The offset counts pages, from one, until it is known where they begin.
-                let offset = if open.zero { 0 } else { pages.len() as u64 + 1 };
+                let offset = if open.zero { 0 } else { (pages.len() as u64 + 1) * PAGE as u64 };
                 pages.extend(bytes.chunks_exact(PAGE).filter(|_| !open.zero));
                 let (memory, count) = (narrow(position)?, narrow(open.pages)?);
                 runs.push(Run { memory, pages: count, first: U64::new(open.first as u64), offset: U64::new(offset) });
@@ -193,62 +229,25 @@ impl<'a> HeapBuilder<'a> {
             let position = position(*memory).ok_or_else(|| damaged(format!("there is no memory {memory} to be written")))?;
             Ok(Written { memory: narrow(position)?, pages: (*pages).into(), first: U64::new(*first) })
         });
-        let written_runs = written.collect::<Result<Vec<Written>, FormatError>>()?;
-        let lists: [&[u8]; 11] = [
-            memories.as_bytes(),
-            runs.as_bytes(),
-            self.globals.as_bytes(),
-            self.tables.as_bytes(),
-            self.ranges.as_bytes(),
-            self.elements.as_bytes(),
-            self.frames.as_bytes(),
-            self.values.as_bytes(),
-            written_runs.as_bytes(),
-            &self.dropped_data,
-            &self.dropped_elements,
-        ];
-        let front = size_of::<Header>() + lists.iter().map(|list| list.len()).sum::<usize>() + self.host.len();
-        let pages_at = front.next_multiple_of(PAGE);
-        let mut written = runs.clone();
-        for run in written.iter_mut().filter(|run| !run.is_zero()) {
-            run.offset = U64::new((run.offset.get() - 1) * PAGE as u64 + pages_at as u64);
-        }
-        let header = Header {
-            magic: MAGIC,
-            version: VERSION.into(),
-            header_size: narrow(size_of::<Header>())?,
-            source: *source.as_bytes(),
-            base: *self.base.unwrap_or(Digest::ZERO).as_bytes(),
-            file_size: U64::new((pages_at + pages.len() * PAGE) as u64),
-            page_size: narrow(PAGE)?,
-            memory_count: narrow(memories.len())?,
-            run_count: narrow(runs.len())?,
-            global_count: narrow(self.globals.len())?,
-            table_count: narrow(self.tables.len())?,
-            range_count: narrow(self.ranges.len())?,
-            element_count: narrow(self.elements.len())?,
-            data_segment_count: narrow(self.dropped_data.len())?,
-            element_segment_count: narrow(self.dropped_elements.len())?,
-            frame_count: narrow(self.frames.len())?,
-            value_count: narrow(self.values.len())?,
-            written_count: narrow(written_runs.len())?,
-            pages_at: U64::new(pages_at as u64),
-            host_size: U64::new(self.host.len() as u64),
-            reserved: [0; 40],
+        let written = written.collect::<Result<Vec<Written>, FormatError>>()?;
+        let snapshot = HeapSnapshot {
+            bytes: &[],
+            source,
+            base: self.base,
+            memories: &memories,
+            runs: &[],
+            globals: &self.globals,
+            tables: &self.tables,
+            ranges: &self.ranges,
+            elements: &self.elements,
+            dropped_data: &self.dropped_data,
+            dropped_elements: &self.dropped_elements,
+            frames: &self.frames,
+            values: &self.values,
+            written: &written,
+            host: &self.host,
         };
-        let mut bytes = Vec::with_capacity(pages_at + pages.len() * PAGE);
-        bytes.extend_from_slice(header.as_bytes());
-        bytes.extend_from_slice(lists[0]);
-        bytes.extend_from_slice(written.as_bytes());
-        lists[2..].iter().for_each(|list| bytes.extend_from_slice(list));
-        bytes.extend_from_slice(&self.host);
-        bytes.resize(pages_at, 0);
-        for page in pages {
-            bytes.extend_from_slice(page);
-        }
-        // What is out of order is found here, not by whoever reads it.
-        HeapSnapshot::parse(&bytes)?;
-        Ok(bytes)
+        snapshot.write(&runs, &pages)
     }
 
     /// The runs of a memory, in order, as long as possible.

@@ -121,11 +121,12 @@ impl Loaded {
         sleeper.frozen.prepare(count).map_err(|error| RunError::Wake(cause(error)))
     }
 
-    /// Wakes a frozen program once with `input`, and says which pages of its memories it has written when it ends. How it ends does not matter.
-    /// To be asked of an engine that has woken nothing before: a slot that was used does not tell by whom.
+    /// Wakes a frozen program once with `input`, and says which pages of its memories it has for itself when it ends: those that it wrote, and
+    /// those that are copied in any case. Its exit code does not matter. To be asked of an engine that has woken nothing before: a slot that was
+    /// used does not tell by whom.
     ///
     /// # Errors
-    /// When it can't be woken, or the operating system does not tell.
+    /// When it can't be woken, traps or takes too long, or the operating system does not tell.
     pub fn written_by(&self, dirs: &[Directory], input: &[u8], time: Duration) -> Result<Vec<WrittenMemory>, RunError> {
         let Some(sleeper) = &self.sleeper else { return Err(RunError::Usage("the function is not frozen".into())) };
         let mut request = Request::new().stdin(input.to_vec()).timeout(time);
@@ -135,9 +136,8 @@ impl Loaded {
         let mut store = self.store_with(sleeper.state(&self.function, &request, None, Box::new(host))?, &request)?;
         begin(&mut store, request.timeout, None);
         let instance = self.pre.wake(&mut store, &sleeper.frozen).map_err(|error| RunError::Wake(cause(error)))?;
-        if sleeper.frozen.has_stack() {
-            // Its end is not asked for.
-            let _ = instance.resume(&mut store);
+        if let Err(error) = instance.resume(&mut store) {
+            ended(error, request.timeout)?;
         }
         instance.written(&store).ok_or_else(|| RunError::Usage("this system does not tell which pages were written".into()))
     }

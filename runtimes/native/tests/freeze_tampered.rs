@@ -3,57 +3,16 @@
 
 mod common;
 
-use common::freeze::Program;
-use preheat_native::{Error, Frozen, HeapFile, Limits, ResumeCode};
+use common::victim::Victim;
 use proptest::prelude::*;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Values of all types in frames and globals, which lead to memories and tables.
-const PROGRAM: &str = include_str!("common/tampered.wat");
-
-struct Victim {
-    program: Program,
-    resume: ResumeCode,
-    /// Base and layer.
-    layers: Vec<Vec<u8>>,
-}
-
-// Frozen at its first call, woken and frozen in the loop of the second: frames of three functions.
-static VICTIM: LazyLock<Victim> = LazyLock::new(|| {
-    let program = Program::new(PROGRAM);
-    let first = program.freeze(0, &[]);
-    let second = program.freeze_again(&first, 2);
-    let resume = program.resume_of(&second);
-    Victim { layers: vec![first.bytes().to_vec(), second.bytes().to_vec()], program, resume }
-});
+static VICTIM: LazyLock<Victim> = LazyLock::new(Victim::new);
 
 /// Wakes a changed snapshot. Whether it could be loaded.
 fn wakes(layers: &[Vec<u8>]) -> bool {
-    let victim = &*VICTIM;
-    let layers: Vec<HeapFile> = layers.iter().map(|bytes| HeapFile::of_bytes(bytes).unwrap()).collect();
-    let ready = match Frozen::load(&victim.program.module, &layers, Some(&victim.resume)) {
-        Ok(ready) => ready,
-        Err(Error::Format(_) | Error::Frozen(_)) => return false,
-        Err(other) => panic!("{other}"),
-    };
-    let mut store = victim.program.host_store();
-    store.set_limits(Limits { memory_bytes: 16 << 20, table_entries: 100, ..Limits::default() });
-    store.set_deadline(Some(Instant::now() + Duration::from_millis(300)));
-    let instance = match victim.program.pre().wake(&mut store, &ready) {
-        Ok(instance) => instance,
-        Err(Error::Limit(_)) => return true,
-        Err(other) => panic!("{other}"),
-    };
-    if ready.has_stack() {
-        match instance.resume(&mut store) {
-            Ok(_) | Err(Error::Trap(_)) => {}
-            Err(other) => panic!("{other}"),
-        }
-    }
-    // What it left can still be looked at.
-    let _ = instance.capture(&store);
-    true
+    VICTIM.wakes(layers, 16 << 20, Duration::from_millis(300))
 }
 
 /// A place in what is not page contents, a number to put there, and how many bytes of it.

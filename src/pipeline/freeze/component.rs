@@ -38,6 +38,12 @@ impl Builder {
                     .into(),
             );
         }
+        if freeze.base.is_some() {
+            return usage("a component has its state in itself, and no heap that could be a layer: leave --base out".into());
+        }
+        if !freeze.warmup.is_empty() {
+            return usage("a component is not tried out, since nobody can say what to call: leave --warmup-request out".into());
+        }
         if !freeze.trial_input.is_empty() {
             return usage("a component is not tried out, since nobody can say what to call: leave --trial-input out".into());
         }

@@ -23,12 +23,14 @@ impl Builder {
     /// The pages that at least half of the sample requests write: index of the memory, first page, and how many.
     pub(super) fn written_by_requests(&self, freeze: &Freeze, trial: &Digest, shown: &str) -> Result<Vec<(u32, u64, u32)>, BuildError> {
         let mut times: BTreeMap<(u32, u64), usize> = BTreeMap::new();
-        for input in &freeze.warmup {
+        for (number, input) in (1..).zip(&freeze.warmup) {
             // Slots that were used before do not tell who wrote to them.
             let loaded = self.load_trial(trial, shown)?;
             let written = loaded.written_by(&freeze.dirs, input, freeze.limits.time);
-            let written =
-                written.map_err(|error| BuildError::Freeze { name: shown.to_owned(), source: FreezeError::from(error).into() })?;
+            let written = written.map_err(|error| {
+                let source = FreezeError::Refused(format!("woken with sample request {number}: {error}")).into();
+                BuildError::Freeze { name: shown.to_owned(), source }
+            })?;
             for (memory, runs) in written {
                 runs.into_iter().flatten().for_each(|page| *times.entry((memory, page)).or_default() += 1);
             }
