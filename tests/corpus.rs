@@ -5,13 +5,12 @@
 
 mod common;
 
+use common::Home;
 use common::corpus::{corpus, fetched, program};
-use common::{Home, repo};
 use preheat_bench::workload::Workload;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 /// One home for all, so that what one test compiled the next finds.
 fn home() -> &'static Home {
