@@ -376,7 +376,9 @@ impl<'a> HeapSnapshot<'a> {
         if ranges.next().is_some() || elements != self.elements.len() as u64 {
             return Err(damaged(format!("ranges of {elements} elements, but {} elements are there, or more ranges", self.elements.len())));
         }
-        if self.dropped_data.iter().chain(self.dropped_elements).any(|flag| *flag > 1) {
+        // Some modules have tens of thousands: all of them together rather than one after the other.
+        let all = |flags: &[u8]| flags.iter().fold(0, |all, flag| all | flag);
+        if all(self.dropped_data) | all(self.dropped_elements) > 1 {
             return Err(damaged("a segment is neither dropped nor not".into()));
         }
         Ok(())

@@ -159,6 +159,9 @@ impl MappedCode {
             let executable = start..end.next_multiple_of(PAGE).min(file.region.len());
             file.region.make_executable(executable).map_err(StoreError::io("make executable", &path))?;
         }
+        // Behind that, for what is mapped already would have to be changed.
+        // SAFETY: the region is the file, and was made as long as that is.
+        unsafe { file.region.touch() };
         Ok(Self { native, text: file.region.base().as_ptr().addr() + start, file: Arc::new(file) })
     }
 

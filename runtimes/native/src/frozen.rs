@@ -90,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) dropped_elements: Vec<u8>,
     /// The call stack, if a function was running.
     pub(crate) frames: Option<WakeFrames>,
+    /// The host's own state.
+    host: Vec<u8>,
 }
 
 fn unfit(what: String) -> Error {
@@ -159,6 +161,7 @@ impl Frozen {
             function_entries,
             dropped_data: top.dropped_data().to_vec(),
             dropped_elements: top.dropped_elements().to_vec(),
+            host: top.host().to_vec(),
             module: module.clone(),
             top: top_file.clone(),
         };
@@ -194,8 +197,7 @@ impl Frozen {
     /// What the host noted of its own state when it was frozen.
     #[must_use]
     pub fn host(&self) -> &[u8] {
-        // It was read before.
-        self.inner.top.snapshot().map_or(&[], |snapshot| snapshot.host())
+        &self.inner.host
     }
 
     /// Gives up what was looked at of a layer of its own while it was loaded: instances get its pages from the file.
