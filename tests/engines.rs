@@ -166,8 +166,14 @@ fn engines_have_images_and_keys_of_their_own() {
     let home = Home::new();
     home.write("a.wat", hello("hi", 0));
     let native = home.json(["build", "--engine", "native", "a.wat", "--tag", "a:native"]);
-    let wasmtime = home.json(["build", "a.wat", "--tag", "a:wasmtime"]);
-    assert_eq!(wasmtime["engine"], "wasmtime", "the default");
+    let wasmtime = home.json(["build", "--engine", "wasmtime", "a.wat", "--tag", "a:wasmtime"]);
+    assert_eq!(wasmtime["engine"], "wasmtime");
+    let default = home.json(["build", "a.wat"]);
+    assert_eq!(
+        (&default["engine"], &default["compiled"], &default["image"]),
+        (&"native".into(), &0.into(), &native["image"]),
+        "the default"
+    );
     assert_eq!((&native["compiled"], &wasmtime["compiled"]), (&2.into(), &2.into()));
     let key = |built: &serde_json::Value, code: usize| built["code"][code]["key"].as_str().unwrap().to_owned();
     let differing = |a: &str, b: &str| {

@@ -2,7 +2,7 @@ use super::{BuildOptions, Global, Shared, parse_variable};
 use crate::ui;
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
-use preheat::{Baked, Builder, Built, Directory, EngineChoice, Freeze, FreezeLimits, FreezePoint, Home, Reference, RunError, Trial};
+use preheat::{Baked, Builder, Built, Directory, Freeze, FreezeLimits, FreezePoint, Home, Reference, RunError, Trial};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use std::time::Duration;
 Examples:
   preheat build app.wasm
   preheat build app.wasm --tag team/app:v1 --cpu v2,v3,v4
-  preheat build app.wasm --engine auto                the native engine where it can, and the reason where it can't
+  preheat build app.wasm --engine wasmtime            not on the native engine, which is taken where it can run the function
   preheat build app.wasm --env LANG=C -- --serve      arguments that every run gets first
   preheat build python.wasm --freeze stdin -- -c \"$(cat handler.py)\"
                                                       run it now up to where it reads its event; `run` goes on there
@@ -157,9 +157,6 @@ impl Build {
         }
         if let Some(freeze) = self.freeze.freeze(&home)? {
             builder = builder.freeze(freeze);
-            if self.options.engine.is_none() {
-                builder = builder.engine(EngineChoice::Auto);
-            }
         }
         let trial = self.freeze.trial()?;
         for reference in &self.tag {

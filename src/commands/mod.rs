@@ -143,9 +143,9 @@ pub(crate) struct BuildOptions {
     /// CPU levels to compile for, of v1, v2, v3, v4 [default: v2,v3]
     #[arg(long, value_delimiter = ',', value_name = "LEVELS")]
     cpu: Vec<CpuLevel>,
-    /// Engine that runs the code; auto: native where it can, else wasmtime [default: wasmtime, native with --freeze]
-    #[arg(long, value_name = "auto|native|wasmtime")]
-    engine: Option<EngineChoice>,
+    /// Engine that runs the code; auto: native where it can, else wasmtime
+    #[arg(long, value_name = "auto|native|wasmtime", default_value_t = preheat::DEFAULT_ENGINE)]
+    engine: EngineChoice,
     /// How hard to optimise
     #[arg(long, value_enum, default_value_t = OptimizeArg::Speed)]
     optimize: OptimizeArg,
@@ -172,7 +172,7 @@ impl BuildOptions {
             OptimizeArg::Size => Optimize::Size,
             OptimizeArg::None => Optimize::None,
         };
-        builder.levels(levels).engine(self.engine.unwrap_or(preheat::DEFAULT_ENGINE)).optimize(optimize).namespace(&self.namespace)
+        builder.levels(levels).engine(self.engine).optimize(optimize).namespace(&self.namespace)
     }
 }
 

@@ -26,9 +26,9 @@ pub enum Engine {
     Wasmtime,
 }
 
-/// The choice of those who make none. The native engine becomes the default when the benchmarks show it ahead for a kind of module:
-/// `docs/benchmarks.md`.
-pub const DEFAULT_ENGINE: EngineChoice = EngineChoice::Only(Engine::Wasmtime);
+/// The choice of those who make none: the benchmarks show the native engine ahead for core modules (`docs/benchmarks.md`), and components and
+/// what else it lacks run on wasmtime.
+pub const DEFAULT_ENGINE: EngineChoice = EngineChoice::Auto;
 
 impl Engine {
     /// All engines, the preferred one first.

@@ -23,8 +23,8 @@ use std::process::ExitCode;
 /// Measure starts, side by side with other ways to run the same programs
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-#[command(
-    after_help = "Scenarios: cold (in process, image not loaded, to the response), jit (the same beside a compilation each time), warm (in
+#[command(after_help = "Scenarios: cold (in process, image not loaded, to the response), reload (the same, each right after three others
+of the same system), jit (the same beside a compilation each time), warm (in
 process, loaded, fresh instance), hot (the same, each call right after three others of the same system),
 prepared (in process, loaded, the first call of a frozen function in a slot that was made ahead), process (a fresh process), compile (for one CPU level, no run). Systems run in turns on the same input; a wrong output is no result.
 
@@ -33,8 +33,7 @@ Examples:
   preheat bench --quick
   preheat bench engine                               the native engine beside wasmtime
   preheat bench density                              a thousand handlers over one base
-  preheat bench --scenario process --workload json-c --wasmtime /usr/local/bin/wasmtime --raw out.json"
-)]
+  preheat bench --scenario process --workload json-c --wasmtime /usr/local/bin/wasmtime --raw out.json")]
 pub(crate) struct Bench {
     #[command(subcommand)]
     action: Option<Action>,
@@ -90,12 +89,13 @@ enum Action {
     Density(density::Density),
 }
 
-/// Calls right before one that counts, in the scenario `hot`.
+/// Calls right before one that counts, in the scenarios `reload` and `hot`.
 const HOT: usize = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
     Cold,
+    Reload,
     Jit,
     Warm,
     Hot,
@@ -138,14 +138,12 @@ impl Bench {
         };
         let machine = Machine::here();
         let mut cells = Vec::new();
-        for scenario in
-            [Scenario::Cold, Scenario::Jit, Scenario::Warm, Scenario::Hot, Scenario::Prepared, Scenario::Process, Scenario::Compile]
-        {
+        for scenario in Scenario::value_variants().iter().copied() {
             if !self.scenario.is_empty() && !self.scenario.contains(&scenario) {
                 continue;
             }
             for workload in &workloads {
-                let plan = if scenario == Scenario::Hot { Plan { leads: HOT, ..plan } } else { plan };
+                let plan = if matches!(scenario, Scenario::Reload | Scenario::Hot) { Plan { leads: HOT, ..plan } } else { plan };
                 let mut systems = self.systems(scenario, workload, &home, scratch.path())?;
                 let name = scenario.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
                 let spinner = ui::spinner(format!("{name} {}: compiling", workload.name));
@@ -188,7 +186,7 @@ impl Bench {
         const NATIVE: Way = Way::Plain(::preheat::Engine::Native);
         const WASMTIME: Way = Way::Plain(::preheat::Engine::Wasmtime);
         Ok(match scenario {
-            Scenario::Cold => vec![
+            Scenario::Cold | Scenario::Reload => vec![
                 by_hand(ByHandStart::Precompiled, Options::Interruptible)?,
                 ours(preheat::Start::Stored, WASMTIME)?,
                 ours(preheat::Start::Stored, NATIVE)?,

@@ -8,7 +8,7 @@ use super::{BuiltFrozen, Freeze, check_baked, risks};
 use crate::pipeline::{BuildError, Builder, Built, Engine, EngineChoice, NO_COMPONENTS, json, wasm};
 use preheat_image::frozen::{FreezePoint, Frozen};
 use preheat_image::key::field;
-use preheat_image::manifest::{Descriptor, ENGINE_REASON, Function};
+use preheat_image::manifest::{ENGINE_REASON, Function};
 use preheat_image::{CpuLevel, Digest, KeyFields, Manifest, media};
 use preheat_loader::LoadOptions;
 use preheat_native_wasi::{FreezeError, FreezeRecord, RECORDED_REALTIME, Recording};
@@ -61,7 +61,7 @@ impl Builder {
         let failed = |source: FreezeError| BuildError::Freeze { name: shown.to_owned(), source: source.into() };
         let engine_reason = (self.engine == EngineChoice::Auto).then(|| NO_COMPONENTS.to_owned());
         let mut function = self.function(source.kind, name);
-        let descriptor = Descriptor::of(media::WASM, &source.wasm);
+        let descriptor = source.descriptor();
 
         let instrumented = Instrumented::new(&source.wasm, freeze.init_export.as_deref()).map_err(|error| failed(of_freeze(error)))?;
         let started = Instant::now();
