@@ -2,7 +2,7 @@
 //!
 //! Everything that is written to a disk or sent over a wire is defined here, byte by byte: what a [`Digest`] looks like as text, the
 //! [`Manifest`] that names an image's artefacts, the [`Statement`] that a builder signs, the [`code`] object and [`heap`] snapshot
-//! containers, what the [`native`] engine's code objects hold and the [`abi`] of their code, [`chunks`] lists, the [`key`]s under which builds are found again, [`Reference`]s, the [`record`]s that a store keeps and the [`brief`]s
+//! containers, [`profile`]s, what the [`native`] engine's code objects hold and the [`abi`] of their code, [`chunks`] lists, the [`key`]s under which builds are found again, [`Reference`]s, the [`record`]s that a store keeps and the [`brief`]s
 //! that a load reads instead, and the
 //! [`signed`] documents (a [`root`], [`names`], a list of [`revocation`]s) and JSON (the [`api`]) that a cache and its clients exchange.
 //! `docs/image-format.md` is the specification; the constants here carry its names.
@@ -28,6 +28,7 @@ pub mod manifest;
 pub mod media;
 pub mod names;
 pub mod native;
+pub mod profile;
 pub mod record;
 pub mod reference;
 pub mod revocation;

@@ -10,6 +10,10 @@ pub const CODE: &str = "application/vnd.preheat.code.v1+elf";
 pub const RESUME: &str = "application/vnd.preheat.resume.v1+elf";
 /// A heap snapshot, see [`crate::heap`].
 pub const HEAP: &str = "application/vnd.preheat.heap.v2";
+/// A profile, see [`crate::profile::Profile`].
+pub const PROFILE: &str = "application/vnd.preheat.profile.v1";
+/// An evaluated profile, which compilers read, see [`crate::profile::Summary`].
+pub const PROFILE_SUMMARY: &str = "application/vnd.preheat.profile-summary.v1";
 /// What a program learned from outside before it was frozen.
 pub const FREEZE_RECORD: &str = "application/vnd.preheat.freeze-record.v1+json";
 /// A chunk list, see [`crate::chunks`].
@@ -52,6 +56,8 @@ mod tests {
             CODE,
             RESUME,
             HEAP,
+            PROFILE,
+            PROFILE_SUMMARY,
             FREEZE_RECORD,
             CHUNKS,
             STATEMENT,
