@@ -9,7 +9,7 @@ seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 cd "$here/.."
 
-all=(manifest statement index code_object native load heap chunks brief reference oci root names revocations api wasi host_state wake)
+all=(manifest statement index code_object native load heap chunks brief reference oci root names revocations api wasi host_state wake profile)
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=("${all[@]}")
 

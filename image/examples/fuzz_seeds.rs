@@ -15,6 +15,9 @@ use preheat_image::native::{
     ConstOp, ExportRecord, Expression, FunctionRange, FunctionRecord, GlobalRecord, MemoryPlan, MemoryRun, NameRecord, NativeParts,
     StringRange, TablePlan, TypeRecord,
 };
+use preheat_image::profile::{
+    BodyDigest, Contribution as ProfileContribution, FunctionProfile, Method, Profile, Rules, ShapeDigest, Site, SiteCounts,
+};
 use preheat_image::record::{Record, Seal, Signed};
 use preheat_image::revocation::RevocationList;
 use preheat_image::root::{Delegation, Role, Root};
@@ -95,6 +98,7 @@ fn seeds() -> Result<Vec<Seed>, FormatError> {
         .encode(wasm)?;
     let state_only = HeapBuilder::new().global(0, Value::function(None)).table(0, 1, [(0, [3])]).encode(wasm)?;
     let mut seeds = signed_seeds(&envelope)?;
+    seeds.extend(profiles());
     seeds.extend([
         ("manifest", "command", manifest.to_bytes()),
         ("manifest", "artefacts-only", Manifest::new(None, None, vec![Artefact::of(Descriptor::of("a/b", b""))]).to_bytes()),
@@ -164,6 +168,36 @@ fn native() -> Result<Vec<u8>, FormatError> {
         ..NativeParts::default()
     };
     parts.encode(Digest::of(b"wasm"), Digest::of(b"key"), CpuLevel::V3)
+}
+
+/// A profile with a site of every kind, one of nothing, and a summary.
+fn profiles() -> [Seed; 3] {
+    let counts = [
+        SiteCounts::Reached(7),
+        SiteCounts::Branch { reached: 300, taken: 299 },
+        SiteCounts::Table { arms: vec![1, 0, u64::MAX] },
+        SiteCounts::Indirect { reached: 9, targets: vec![(3, 5), (0, 2)] },
+        SiteCounts::Samples(2),
+    ];
+    let sites: Vec<Site> = (1..).zip(counts).map(|(place, counts)| Site { offset: 100 * place, counts }).collect();
+    let function = |index: u32, first| {
+        let (body, shape) = (BodyDigest::of(&[1]), ShapeDigest::of(&[2]));
+        FunctionProfile { index, body, shape, first, entries: 5, sites: sites[index as usize % 3..].to_vec() }
+    };
+    let mut profile = Profile::new(Digest::of(b"wasm"));
+    for (contributor, method) in [("a", Method::Counted), ("b", Method::Sampled { interval_us: 1000 })] {
+        let functions = vec![function(0, Some(1)), function(3, Some(0)), function(4, None), function(300, None)];
+        let (contributor, origin) = (contributor.to_owned(), "native".to_owned());
+        let contribution = ProfileContribution { contributor, at: 1_799_999_000, method, origin, calls: 20, functions };
+        // It says nothing that it may not say.
+        let _ = profile.insert(contribution);
+    }
+    let summary = profile.evaluate(&Rules::new(1_800_000_000)).map(|summary| summary.to_bytes());
+    [
+        ("profile", "two", profile.to_bytes()),
+        ("profile", "empty", Profile::new(Digest::ZERO).to_bytes()),
+        ("profile", "summary", summary.unwrap_or_default()),
+    ]
 }
 
 /// The documents that a cache and its clients exchange: as envelopes, and as they are before they are signed.

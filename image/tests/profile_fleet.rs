@@ -31,8 +31,8 @@ fn heat(version: u32, index: u32) -> u32 {
 fn honest(name: &str, version: u32, dice: &mut Dice) -> Contribution {
     let calls = 50 + dice.below(1000);
     let functions = (0..FUNCTIONS).map(|index| {
-        let about = calls as f64 * 10_000.0 * 0.8f64.powi(heat(version, index) as i32);
-        let mut count = || about as u64 * (950 + dice.below(100)) / 1000;
+        let about = (0..heat(version, index)).fold(calls * 10_000, |count, _| count / 5 * 4);
+        let mut count = || about * (950 + dice.below(100)) / 1000;
         let sites = (0..SITES).map(|site| match site % 4 {
             0 => reached(site * 5, count()),
             1 => Site { offset: site * 5, counts: SiteCounts::Branch { reached: count(), taken: 0 } },
@@ -165,7 +165,7 @@ fn add_up(contributions: u64, functions: u32) -> Summary {
         let functions = (0..functions).map(of_function).collect();
         contribution(&format!("node-{}", number % 200), 1 + number, functions)
     };
-    let ids: Vec<Header> = (0..contributions).map(|number| make(number)).map(|one| Header::of(one.id(), &one)).collect();
+    let ids: Vec<Header> = (0..contributions).map(make).map(|one| Header::of(one.id(), &one)).collect();
     let mut plan = Plan::new(Rules::new(NOW));
     ids.iter().for_each(|header| plan.add(header).unwrap());
     let mut evaluator = Evaluator::new(source(0), plan);

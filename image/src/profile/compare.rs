@@ -36,3 +36,30 @@ pub fn diff(a: &Summary, b: &Summary) -> Diff {
     functions.sort_by(|one, next| (next.a - next.b).abs().total_cmp(&(one.a - one.b).abs()).then(one.index.cmp(&next.index)));
     Diff { overlap, functions }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Digest;
+    use crate::profile::{BodyDigest, FunctionSummary, Provenance, ShapeDigest};
+
+    fn summary(entries: &[(u32, u64)]) -> Summary {
+        let function = |(index, entries): &(u32, u64)| {
+            let (body, shape) = (BodyDigest::of(b""), ShapeDigest::of(b""));
+            (*index, FunctionSummary { body, shape, first: None, entries: *entries, sites: Vec::new(), samples: Vec::new() })
+        };
+        Summary::new(Digest::ZERO, Provenance::default(), entries.iter().map(function).collect()).unwrap()
+    }
+
+    #[test]
+    fn shares_are_compared_not_counts() {
+        let a = summary(&[(1, 50), (2, 25), (3, 25)]);
+        assert_eq!(diff(&a, &summary(&[(1, 500), (2, 250), (3, 250)])).overlap, 1.0);
+        let found = diff(&a, &summary(&[(1, 1), (2, 2), (9, 1), (10, 0)]));
+        assert_eq!(found.overlap, 0.5);
+        let each: Vec<(u32, f64, f64)> = found.functions.iter().map(|one| (one.index, one.a, one.b)).collect();
+        assert_eq!(each, [(1, 0.5, 0.25), (2, 0.25, 0.5), (3, 0.25, 0.0), (9, 0.0, 0.25)]);
+        assert_eq!(diff(&summary(&[]), &a).overlap, 0.0);
+        assert_eq!(diff(&summary(&[]), &summary(&[(1, 0)])), Diff { overlap: 0.0, functions: Vec::new() });
+    }
+}

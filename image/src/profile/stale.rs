@@ -149,3 +149,100 @@ fn carry_targets(site: &mut Site, target: impl Fn(u32) -> Option<u32>) {
         targets.sort_by_key(|(index, count)| (std::cmp::Reverse(*count), *index));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Provenance;
+
+    fn body(text: &str) -> BodyDigest {
+        BodyDigest::of(text.as_bytes())
+    }
+
+    fn shape(text: &str) -> ShapeDigest {
+        ShapeDigest::of(text.as_bytes())
+    }
+
+    /// Functions by index, body and shape, each with an entry more than the one before.
+    fn summary(functions: &[(u32, &str, &str)]) -> Summary {
+        let of = |(entries, (index, of_body, of_shape)): (u64, &(u32, &str, &str))| {
+            let sites = vec![
+                Site { offset: 3, counts: SiteCounts::Reached(1) },
+                Site { offset: 8, counts: SiteCounts::Indirect { reached: 10, targets: vec![(1, 5), (2, 4), (90, 1)] } },
+            ];
+            let (body, shape) = (body(of_body), shape(of_shape));
+            (*index, FunctionSummary { body, shape, first: None, entries, sites, samples: vec![(4, 2), (9, 1)] })
+        };
+        let functions = (1..).zip(functions).map(of).collect();
+        Summary::new(Digest::of(b"old"), Provenance::default(), functions).unwrap()
+    }
+
+    fn new(functions: &[(u32, &str, &str)]) -> Vec<New> {
+        functions.iter().map(|(index, of_body, of_shape)| (*index, body(of_body), shape(of_shape))).collect()
+    }
+
+    fn found(matched: &Matched) -> Vec<(u32, u32, How)> {
+        matched.pairs.iter().map(|pair| (pair.old, pair.new, pair.how)).collect()
+    }
+
+    #[test]
+    fn what_did_not_change_is_itself() {
+        let functions = [(1, "a", "s"), (2, "b", "s"), (3, "a", "s"), (7, "c", "t")];
+        let old = summary(&functions[..3]);
+        let matched = match_functions(&old, &new(&functions));
+        assert_eq!(found(&matched), [(1, 1, How::Same), (2, 2, How::Same), (3, 3, How::Same)]);
+        assert_eq!((matched.weight, matched.total), (old.total(), old.total()));
+        let again = remap(&old, &matched, old.source(), |_| Some(Vec::new())).unwrap();
+        assert_eq!(again, old, "targets that are in no profile included");
+    }
+
+    #[test]
+    fn by_body_then_by_shape_and_each_once() {
+        let old = summary(&[(1, "a", "s"), (2, "b", "t"), (3, "c", "u"), (4, "gone", "gone")]);
+        // One more in front: all moved, and one has another number in it.
+        let matched = match_functions(&old, &new(&[(1, "x", "y"), (2, "a", "s"), (3, "b2", "t"), (4, "c", "u"), (5, "d", "s")]));
+        assert_eq!(found(&matched), [(1, 2, How::Body), (2, 3, How::Shape), (3, 4, How::Body)]);
+        assert_eq!(matched.total - matched.weight, old.weight(4));
+        assert_eq!((matched.pairs[1].body, matched.pairs[1].shape), (body("b2"), shape("t")));
+    }
+
+    #[test]
+    fn of_equals_the_order_decides_or_how_far_their_neighbours_moved() {
+        let old = summary(&[(1, "e", "s"), (2, "e", "s"), (3, "only", "o"), (10, "e", "s")]);
+        let as_many = match_functions(&old, &new(&[(5, "e", "s"), (6, "e", "s"), (7, "e", "s"), (8, "only", "o")]));
+        assert_eq!(found(&as_many), [(1, 5, How::Body), (2, 6, How::Body), (3, 8, How::Body), (10, 7, How::Body)]);
+        let more = new(&[(1, "e", "s"), (6, "e", "s"), (7, "e", "s"), (8, "only", "o"), (14, "e", "s"), (15, "e", "s"), (16, "e", "s")]);
+        let matched = match_functions(&old, &more);
+        assert_eq!(found(&matched), [(1, 6, How::Body), (2, 7, How::Body), (3, 8, How::Body), (10, 15, How::Body)], "five further on");
+        let fewer = match_functions(&old, &new(&[(2, "e", "s")]));
+        assert_eq!(found(&fewer), [(1, 2, How::Body)]);
+        assert!(match_functions(&old, &[]).pairs.is_empty());
+    }
+
+    #[test]
+    fn sites_and_targets_are_carried_over() {
+        let old = summary(&[(1, "a", "s"), (2, "b", "t"), (3, "c", "u"), (4, "d", "v")]);
+        let matched = match_functions(&old, &new(&[(11, "a", "s"), (12, "b2", "t"), (13, "c2", "u"), (14, "d", "v")]));
+        let offsets = |index| match index {
+            12 => Some(vec![30, 80]),
+            13 => Some(vec![30, 80, 90]),
+            14 => Some(vec![7, 8]),
+            _ => None,
+        };
+        let source = Digest::of(b"new");
+        let summary = remap(&old, &matched, source, offsets).unwrap();
+        assert_eq!((summary.source(), summary.provenance()), (source, old.provenance()));
+        let offsets =
+            |index: u32| summary.function(index).map(|function| function.sites.iter().map(|site| site.offset).collect::<Vec<_>>());
+        assert_eq!(offsets(11), Some(vec![3, 8]), "as they were");
+        assert_eq!(offsets(12), Some(vec![30, 80]), "one by one");
+        assert_eq!(offsets(13), None, "not as many");
+        assert_eq!(offsets(14), Some(vec![8]), "the other one is not there");
+        let counts = SiteCounts::Indirect { reached: 10, targets: vec![(11, 5), (12, 4)] };
+        assert_eq!(summary.function(11).unwrap().site(8), Some(&counts));
+        assert_eq!(summary.function(11).unwrap().samples, [(4, 2), (9, 1)]);
+        let function = summary.function(12).unwrap();
+        assert_eq!((function.body, function.entries, function.samples.as_slice()), (body("b2"), 2, [(0, 3)].as_slice()));
+        assert!(remap(&old, &matched, source, |_| Some(vec![80, 30])).is_err(), "offsets that do not ascend");
+    }
+}
