@@ -14,6 +14,8 @@ mod loops;
 mod sets;
 mod sites;
 mod solve;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use counters::Counters;
 pub(crate) use digest::{BodyDigest, Signatures, body_digest, shape_digest};

@@ -34,8 +34,9 @@
 //!
 //! # Abrupt ends
 //! What enters a block leaves it by an edge, unless it is left abruptly from its middle: by a trap, by a call that throws an exception or
-//! ends the process. Then one more has entered than has left. An activation ends abruptly at most once. The edges of catch clauses come
-//! from no block, for it is not known in which block the exception was thrown: each exception that is caught has left a block abruptly, too.
+//! ends the process. Then one more has entered it than has left it. An activation ends like that at most once. The edges of catch clauses
+//! come from no block, for it is not known in which the exception was thrown: if by a call, that has left a block abruptly, too, as often
+//! as exceptions were caught; if by an instruction of the body itself, that has an edge to the exit.
 
 use std::ops::Range;
 use wasmparser::{BinaryReaderError, Catch, FunctionBody, Operator};
@@ -161,6 +162,8 @@ enum FrameKind {
 struct Walk {
     graph: Graph,
     frames: Vec<Frame>,
+    /// Positions of those among them that have catch clauses.
+    tries: Vec<usize>,
     /// The block of the current instruction, if that can be reached.
     current: Option<u32>,
     /// Where the current instruction is.
@@ -172,7 +175,7 @@ struct Walk {
 impl Walk {
     fn new(start: u32) -> Self {
         let graph = Graph { blocks: Vec::new(), edges: Vec::new(), sites: Vec::new() };
-        let mut walk = Self { graph, frames: Vec::new(), current: None, offset: start, next: start };
+        let mut walk = Self { graph, frames: Vec::new(), tries: Vec::new(), current: None, offset: start, next: start };
         walk.push(FrameKind::Function);
         walk.begin();
         walk
@@ -251,7 +254,10 @@ impl Walk {
                 self.push(FrameKind::If { past });
             }
             Operator::TryTable { try_table } => {
-                let clauses = try_table.catches.into_iter().map(|catch| (catch, false)).collect();
+                let clauses: Vec<_> = try_table.catches.into_iter().map(|catch| (catch, false)).collect();
+                if !clauses.is_empty() {
+                    self.tries.push(self.frames.len());
+                }
                 self.push(FrameKind::TryTable { offset: self.offset, clauses });
             }
             Operator::Else => self.otherwise(),
@@ -313,10 +319,13 @@ impl Walk {
 
     /// The current instruction may throw an exception: marks the clauses around it, up to one that catches everything.
     fn throws(&mut self) {
-        for frame in self.frames.iter_mut().rev() {
-            let FrameKind::TryTable { clauses, .. } = &mut frame.kind else { continue };
+        for position in self.tries.iter().rev() {
+            let FrameKind::TryTable { clauses, .. } = &mut self.frames[*position].kind else { continue };
             for (catch, used) in clauses {
-                *used = true;
+                if std::mem::replace(used, true) {
+                    // Whatever marked this one went on as this would.
+                    return;
+                }
                 if matches!(catch, Catch::All { .. } | Catch::AllRef { .. }) {
                     return;
                 }
@@ -350,6 +359,7 @@ impl Walk {
             }
             FrameKind::If { past } => frame.incoming.push(past),
             FrameKind::TryTable { offset, clauses } => {
+                self.tries.pop_if(|position| *position == self.frames.len());
                 for (arm, (catch, _)) in (0..).zip(clauses).filter(|(_, (_, used))| *used) {
                     let (Catch::One { label, .. } | Catch::OneRef { label, .. } | Catch::All { label } | Catch::AllRef { label }) = catch;
                     self.branch_from(None, EdgeKey { offset, arm }, label);

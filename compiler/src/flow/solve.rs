@@ -3,9 +3,9 @@
 //! The edges without a counter form a tree. From its leaves on, each block has one edge whose count is not yet known, and which makes up
 //! for the difference between what has entered it and what has left it. The root of the tree is the exit.
 //!
-//! This is exact if nothing has ended abruptly. An activation that has ended in the middle of a block, and an exception that was caught,
-//! counts as if it had gone on from there to the exit along the edges of the tree; against the direction of an edge it counts less
-//! than nothing, which is no less than nothing in the end. So no count is off by more than there were abrupt ends.
+//! This is exact if no block was left abruptly. One that was, counts as if it had been left to the exit along the edges of the tree. Where
+//! the way to the exit is against the direction of an edge, it takes one from the count, of which nothing is left at worst. So no count
+//! of an edge or of a block is off by more than the number of times that blocks were left abruptly.
 
 use super::counters::tree;
 use super::graph::{EdgeKey, Graph};
