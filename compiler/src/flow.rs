@@ -2,7 +2,7 @@
 //!
 //! All of this is about a validated body as Wasm has it, and knows nothing of what is made of it. A body is a graph ([`Graph`]) of blocks
 //! and of edges that have names ([`EdgeKey`]) by which a translator finds them. Some edges get counters ([`Counters`]); what these have
-//! counted gives the counts of all edges and blocks ([`Flow`]), and those what is kept in a profile ([`sites`]). A profile is of use for
+//! counted gives the counts of all edges and blocks ([`Flow`]), and those what is kept in a profile ([`mod@sites`]). A profile is of use for
 //! another build of the program if it can be told which functions are the same ([`digest`]).
 //!
 //! Offsets are relative to the first byte of the body, which is where its locals are declared.

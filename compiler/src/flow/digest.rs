@@ -9,8 +9,9 @@
 //! [`shape_digest`] is over much less, only what control flow consists of: which instructions of blocks, branches and calls follow one
 //! another, with the depths of branches. A function that has been changed a little often keeps it.
 //!
-//! Functions with the same digest of either kind have the same [sites](super::sites), one for one in the same order. Their offsets may
-//! differ, for an index that is larger may take more bytes.
+//! Functions with the same digest of either kind have the same [sites](mod@super::sites), one for one in the same order. Their offsets may
+//! differ, for an index that is larger may take more bytes: what belongs together is told by the order, never by the offset. Several
+//! functions of one module may have the same digest; of a large program one in ten shares that of its body with another.
 
 use sha2::{Digest as _, Sha256};
 use wasmparser::{AbstractHeapType, BinaryReader, BinaryReaderError, BlockType, Catch, FunctionBody, HeapType, MemArg, Operator, ValType};

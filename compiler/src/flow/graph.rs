@@ -2,7 +2,8 @@
 //!
 //! A block begins at the start of the body, behind `loop`, `if`, `br_if` and `else`, and behind an `end` to which something else goes than
 //! what is before it. It ends with the instruction behind which the next begins, or with one that has no next. Calls end no blocks. Where
-//! nothing can be reached there are no blocks; a condition that is constant is still a condition.
+//! nothing can be reached there are no blocks; a condition that is constant is still a condition, and behind a load that always traps it
+//! goes on.
 //!
 //! # Edges
 //! An edge has the offset of the instruction that takes it, and the number of an arm:

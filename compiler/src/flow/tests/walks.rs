@@ -351,7 +351,7 @@ proptest! {
     }
 
     #[test]
-    fn no_count_is_off_by_more_than_there_are_abrupt_ends(random in prop::collection::vec(any::<u8>(), 0..400), seed: u64, entries in 0..20) {
+    fn no_count_is_off_by_more_than_ended_abruptly(random in prop::collection::vec(any::<u8>(), 0..400), seed: u64, entries in 0..20) {
         let wasm = random_function(&random);
         let body = bodies(&wasm).remove(0);
         let (graph, program) = (Graph::new(&body).unwrap(), Program::new(&body));
