@@ -93,17 +93,19 @@ mod runtime;
 
 pub use enforce::TrustWatch;
 pub use pipeline::{
-    Baked, BuildError, Builder, Built, BuiltCode, BuiltFrozen, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Freeze, Rebuild,
-    Rebuilt, Trial, source_digest,
+    Baked, BuildError, Builder, Built, BuiltCode, BuiltFrozen, Carried, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Freeze,
+    Rebuild, Rebuilt, RecordError, Trial, carry_over, function_names, source_digest, wasm_of,
 };
 pub use preheat_call::{Cause, Directory, HostCall, HostError, HostFunction, Input, Output, Request, RunError, Value, ValueType};
+pub use preheat_compiler::Passes;
 pub use preheat_image::frozen::{FreezePoint, Frozen};
+pub use preheat_image::profile;
 pub use preheat_image::{CpuLevel, Digest, Manifest, Reference, manifest, media};
 pub use preheat_loader::{
     CommandSigner, Home, KeyFile, LoadOptions, NewRoot, Rotated, Store, StoreError, TrustError, TrustPolicy, TrustUpdate, TrustedImage,
     TrustedRoot, ceremony, store, trust, verify_revocations,
 };
-pub use preheat_native_wasi::{FreezeError, FreezeLimits, FreezeRecord, MAX_FREEZE_RECORD};
+pub use preheat_native_wasi::{FreezeError, FreezeLimits, FreezeRecord, Looked, MAX_FREEZE_RECORD};
 pub use preheat_wasmtime::compile::Optimize;
 pub use preheat_wasmtime::{TARGET, http_types};
 pub use runtime::{Image, Instance, Runtime, RuntimeBuilder};

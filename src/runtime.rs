@@ -5,7 +5,7 @@ use crate::pipeline::{Engine, engine_of};
 use preheat_call::{HostFunction, Request, RunError, Value};
 use preheat_image::{CpuLevel, Digest, Manifest};
 use preheat_loader::{Home, LoadOptions, Store, StoreError, TrustPolicy, TrustedImage, trust};
-use preheat_native_wasi::{Cancellation, NativeEngine};
+use preheat_native_wasi::{Cancellation, Looked, NativeEngine};
 use preheat_wasmtime::{EngineOptions, TARGET, WasmtimeEngine, http_types};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -293,6 +293,21 @@ impl Image {
                 native.run_last(request)
             }),
             loaded @ Loaded::Wasmtime(_) => Self { loaded, executor: self.executor, guard }.run(request),
+        }
+    }
+
+    /// Runs a command as [`Image::run`] does, and says what is in its exported memory `name` then, and what was when it began: for a program that
+    /// counts there what it does.
+    ///
+    /// # Errors
+    /// As [`Image::run`], and when it exports no such memory or is not for the native engine.
+    pub fn run_and_look(&self, request: &Request, name: &str) -> Result<Looked, RunError> {
+        match &self.loaded {
+            Loaded::Native(native) => Executor::call(|| {
+                self.guard.check()?;
+                native.run_and_look(request, name)
+            }),
+            Loaded::Wasmtime(_) => Err(RunError::Usage("only the native engine shows a function's memory".into())),
         }
     }
 

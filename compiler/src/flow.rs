@@ -2,7 +2,7 @@
 //!
 //! All of this is about a validated body as Wasm has it, and knows nothing of what is made of it. A body is a graph ([`Graph`]) of blocks
 //! and of edges that have names ([`EdgeKey`]) by which a translator finds them. Some edges get counters ([`Counters`]); what these have
-//! counted gives the counts of all edges and blocks ([`Flow`]), and those what is kept in a profile ([`mod@sites`]). A profile is of use for
+//! counted gives the counts of all edges and blocks ([`solve::Flow`]), and those what is kept in a profile ([`mod@sites`]). A profile is of use for
 //! another build of the program if it can be told which functions are the same ([`digest`]).
 //!
 //! Offsets are relative to the first byte of the body, which is where its locals are declared.
@@ -18,7 +18,7 @@ mod solve;
 mod tests;
 
 pub(crate) use counters::Counters;
-pub(crate) use digest::{BodyDigest, Signatures, body_digest, shape_digest};
-pub(crate) use graph::{Edge, EdgeKey, Graph};
-pub(crate) use sites::{SiteCounts, SiteFlow, site_offsets, sites};
-pub(crate) use solve::{Flow, solve};
+pub(crate) use digest::{Signatures, body_digest, shape_digest};
+pub(crate) use graph::{EdgeKey, Graph};
+pub(crate) use sites::{SiteCounts, site_offsets, sites};
+pub(crate) use solve::solve;

@@ -33,7 +33,10 @@ impl Compiler {
             .with(field::FEATURES, FEATURES)
             .with(field::OPTIONS, format!("abi={ABI_VERSION} {}", self.options.to_key_text()))
             .with(field::OPTIONS_DIGEST, self.flags_digest())
-            .with(field::PROFILE, "")
+            .with(
+                field::PROFILE,
+                self.profile.as_ref().map_or_else(String::new, |(summary, passes)| format!("{} {}", summary.digest(), passes.to_text())),
+            )
     }
 
     /// Everything that can change the resume object of the Wasm bytes `source` for these sites, with the code object `base`.

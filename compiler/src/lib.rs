@@ -8,11 +8,12 @@
 //! |---|---|
 //! | `features` | which Wasm is supported, and what an unsupported module would need |
 //! | `module`, `constants` | what a module declares |
-//! | `flow/` | how often each part of a function runs: counters, and what they say |
 //! | `translate/` | a function's instructions to CLIF, a family of them a file |
 //! | `trampolines`, `helpers` | the functions in the text that are not the module's |
 //! | `codegen`, `parallel` | CLIF to bytes, on several threads |
 //! | `segments` | initial memories and tables |
+//! | `flow/`, `instrument/` | how often each part of a function runs, and modules that count it |
+//! | `guide/`, `passes` | what a profile says, and what it is used for |
 //! | `freeze/` | where a program can be frozen, and what must survive there |
 //! | `resume` | resume objects |
 //! | `link` | everything to a code object |
@@ -26,14 +27,16 @@ mod codegen;
 mod constants;
 mod error;
 mod features;
-#[allow(dead_code, unused_imports, reason = "nothing is counted yet")]
 mod flow;
 mod freeze;
+mod guide;
 mod helpers;
+mod instrument;
 mod key;
 mod link;
 mod module;
 mod parallel;
+mod passes;
 mod resume;
 mod segments;
 mod signature;
@@ -43,11 +46,16 @@ mod translate;
 
 pub use error::CompileError;
 pub use freeze::Site;
+pub use instrument::{COUNTERS, Instrumented, KnownFunction, functions};
 pub use key::{BUILD_ID, COMPILER, ENGINE, FEATURES, TARGET};
+pub use passes::Passes;
 
-use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
+use guide::Guide;
+use preheat_image::profile::Summary;
 use preheat_image::{CpuLevel, Digest};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 /// How hard to optimise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,6 +119,9 @@ impl CompileOptions {
 pub struct Compiler {
     options: CompileOptions,
     isa: OwnedTargetIsa,
+    /// For functions that were never called.
+    cold_isa: OwnedTargetIsa,
+    profile: Option<(Arc<Summary>, Passes)>,
 }
 
 impl Compiler {
@@ -119,7 +130,17 @@ impl Compiler {
     /// # Errors
     /// When Cranelift refuses the options.
     pub fn new(options: CompileOptions) -> Result<Self, CompileError> {
-        Ok(Self { options, isa: target::target(&options)? })
+        let cold =
+            CompileOptions { optimize: if options.optimize == Optimize::Speed { Optimize::Size } else { options.optimize }, ..options };
+        Ok(Self { options, isa: target::target(&options)?, cold_isa: target::target(&cold)?, profile: None })
+    }
+
+    /// The same, steered by a profile in these passes. Whatever the profile says, the code computes the same. Code that captures is not steered: it
+    /// runs once.
+    #[must_use]
+    pub fn with_profile(mut self, profile: Arc<Summary>, passes: Passes) -> Self {
+        self.profile = (!self.options.capture).then_some((profile, passes));
+        self
     }
 
     /// The options.
@@ -151,10 +172,25 @@ impl Compiler {
     fn compile_supported(&self, wasm: &[u8], key: Digest) -> Result<Vec<u8>, CompileError> {
         let (module, bodies) = module::parse(wasm)?;
         let ranges: Vec<(u32, u32)> = bodies.iter().map(|body| body_range(&body.body)).collect::<Result<_, _>>()?;
-        let code = parallel::compile(&module, bodies, &self.options, &*self.isa)?;
-        let parts = link::link(&module, code, &ranges, &self.options)?;
+        let guide = self.profile.as_ref().map(|(summary, passes)| Guide::new(summary, &bodies, *passes));
+        let targets = Targets { hot: &*self.isa, cold: &*self.cold_isa };
+        let code = parallel::compile(&module, bodies, &self.options, targets, guide.as_ref())?;
+        let imported = module.imported().imported_functions;
+        let order = match guide.as_ref().filter(|guide| guide.passes().layout) {
+            Some(guide) => guide::order(guide, imported, code.functions.len()),
+            None => (0..code.functions.len()).collect(),
+        };
+        let parts = link::link(&module, code, &ranges, &order, &self.options)?;
         Ok(parts.encode(Digest::of(wasm), key, self.options.cpu)?)
     }
+}
+
+/// What code is made for: the CPU is the same.
+#[derive(Clone, Copy)]
+struct Targets<'a> {
+    hot: &'a dyn TargetIsa,
+    /// For functions that were never called.
+    cold: &'a dyn TargetIsa,
 }
 
 /// Where a body is in the Wasm, and its size.

@@ -21,11 +21,13 @@ const INT3: u8 = 0xcc;
 /// Displacements in the text are signed 32-bit numbers.
 const MAX_TEXT: usize = i32::MAX as usize;
 
-/// Links the code of a module. `bodies` says where the bodies of its own functions are in the Wasm.
+/// Links the code of a module. `bodies` says where the bodies of its own functions are in the Wasm, `order` which of them stands where in the
+/// text.
 pub(crate) fn link(
     module: &Module<'_>,
-    code: ModuleCode,
+    mut code: ModuleCode,
     bodies: &[(u32, u32)],
+    order: &[usize],
     options: &CompileOptions,
 ) -> Result<NativeParts, CompileError> {
     let mut parts =
@@ -39,9 +41,12 @@ pub(crate) fn link(
 
     let mut text = Text::new(&mut parts);
     let imported = counts.imported_functions;
-    let mut functions = Vec::new();
-    for (index, (compiled, body)) in (imported..).zip(code.functions.into_iter().zip(bodies)) {
-        functions.push(text.place(compiled, RangeKind::Function, index, *body, |parts| function_name(parts, module, index))?);
+    let mut functions = vec![NONE; code.functions.len()];
+    for position in order {
+        let compiled = std::mem::take(&mut code.functions[*position]);
+        let index = imported + narrow(*position, "the functions")?;
+        functions[*position] =
+            text.place(compiled, RangeKind::Function, index, bodies[*position], |parts| function_name(parts, module, index))?;
     }
     let mut enter = HashMap::new();
     for (ty, compiled) in code.enter {
@@ -57,6 +62,8 @@ pub(crate) fn link(
     types(&mut parts, &module.types, &enter, &host)?;
     parts.functions = functions_by_index(module, &functions);
     imports_and_exports(&mut parts, module)?;
+    // They were written down in the order of the text.
+    parts.names.sort_by_key(|name| name.function.get());
     names(&mut parts, module);
     globals(&mut parts, module);
     parts.tags = module.tags[counts.imported_tags as usize..].iter().map(|ty| U32::new(*ty)).collect();

@@ -100,6 +100,15 @@ pub(crate) struct Body<'a> {
     pub(crate) body: FunctionBody<'a>,
 }
 
+impl<'a> Body<'a> {
+    /// The same once more.
+    pub(crate) fn again(&self) -> Self {
+        let FuncToValidate { resources, index, ty, features } = &self.to_validate;
+        let to_validate = FuncToValidate { resources: resources.clone(), index: *index, ty: *ty, features: *features };
+        Self { to_validate, body: self.body.clone() }
+    }
+}
+
 /// A module. Index spaces have imports first.
 pub(crate) struct Module<'a> {
     /// Function types, each once.

@@ -2,10 +2,11 @@
 
 use crate::codegen::{self, Captured, Compiled, Target};
 use crate::freeze::{self, CheckedBody, FunctionSites, Shadow, SiteLayout};
+use crate::guide::{Chosen, Guide, Library};
 use crate::helpers::Helper;
 use crate::module::{Body, Module, impossible};
 use crate::translate::{self, Environment};
-use crate::{CompileError, CompileOptions, trampolines};
+use crate::{CompileError, CompileOptions, Targets, trampolines};
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{Function, Signature, StackSlot, UserFuncName};
@@ -54,10 +55,16 @@ pub(crate) fn compile(
     module: &Module<'_>,
     bodies: Vec<Body<'_>>,
     options: &CompileOptions,
-    isa: &dyn TargetIsa,
+    targets: Targets<'_>,
+    guide: Option<&Guide<'_>>,
 ) -> Result<ModuleCode, CompileError> {
-    let env = Environment::new(module, options, isa);
-    let new_worker = || Worker::new(env, options, isa);
+    let env = Environment { guide, ..Environment::new(module, options, targets.hot) };
+    let chosen = match guide.filter(|guide| guide.passes().inline) {
+        Some(guide) => Chosen::new(guide, module, &bodies)?,
+        None => Chosen::default(),
+    };
+    let library = Library::new(chosen, &bodies);
+    let new_worker = || Worker { library: Some(&library), cold: Some(targets.cold), ..Worker::new(env, options, targets.hot) };
     let functions = run(bodies, options, new_worker, |worker, body: Body<'_>| worker.function(body))?;
     let mut worker = new_worker();
     let mut rest = |function: Function, what: &str| worker.other(function, what);
@@ -177,6 +184,10 @@ pub(crate) struct Worker<'a> {
     builder: FunctionBuilderContext,
     validator: FuncValidatorAllocations,
     control: ControlPlane,
+    /// What comes into others in place of calls.
+    library: Option<&'a Library<'a>>,
+    /// What functions are made for that were never called.
+    cold: Option<&'a dyn TargetIsa>,
 }
 
 impl<'a> Worker<'a> {
@@ -189,6 +200,8 @@ impl<'a> Worker<'a> {
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
             control: ControlPlane::default(),
+            library: None,
+            cold: None,
         }
     }
 
@@ -198,7 +211,10 @@ impl<'a> Worker<'a> {
         let module = self.env.module;
         if !self.options.capture {
             self.translate(body)?;
-            return self.finish(None, &|| module.describe(index));
+            self.put_in(index)?;
+            let cold = self.env.guide.is_some_and(|guide| guide.passes().cold && guide.entries(index).is_none());
+            let isa = self.cold.filter(|_| cold).unwrap_or(self.isa);
+            return self.finish_for(isa, None, &|| module.describe(index));
         }
         let (body, sites) = self.check(body, &[])?;
         let shadow = Shadow::new(&sites).ok_or_else(|| too_large(module, index))?;
@@ -307,7 +323,39 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Puts into the function in the context what comes into it in place of calls.
+    fn put_in(&mut self, index: u32) -> Result<(), CompileError> {
+        let module = self.env.module;
+        match self.library.filter(|library| library.comes_into(index)) {
+            Some(library) => {
+                let mut context = std::mem::replace(&mut self.context, Context::new());
+                let result = library.put_into(&mut context, &mut |body| self.to_put_into_others(body), &|| module.describe(index));
+                self.context = context;
+                result
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A function as it comes into others.
+    fn to_put_into_others(&mut self, body: Body<'_>) -> Result<Function, CompileError> {
+        let index = body.to_validate.index;
+        let outside = std::mem::replace(&mut self.env.inside, true);
+        let translated = self.translate(body).and_then(|()| self.put_in(index));
+        self.env.inside = outside;
+        translated.map(|()| std::mem::replace(&mut self.context.func, Function::new()))
+    }
+
     fn finish(&mut self, captured: Option<&Captured<'_>>, what: &dyn Fn() -> String) -> Result<Compiled, CompileError> {
-        codegen::compile(&mut self.context, self.isa, &mut self.control, self.options.address_map, captured, what)
+        self.finish_for(self.isa, captured, what)
+    }
+
+    fn finish_for(
+        &mut self,
+        isa: &dyn TargetIsa,
+        captured: Option<&Captured<'_>>,
+        what: &dyn Fn() -> String,
+    ) -> Result<Compiled, CompileError> {
+        codegen::compile(&mut self.context, isa, &mut self.control, self.options.address_map, captured, what)
     }
 }

@@ -151,7 +151,7 @@ impl Build {
     pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         let home = global.home()?;
         let shared = Shared::of(&home, &self.options)?;
-        let mut builder = shared.apply(self.options.apply(Builder::new(&home)?)).args(self.args).keep_source(self.keep_source);
+        let mut builder = shared.apply(self.options.apply(Builder::new(&home)?)?).args(self.args).keep_source(self.keep_source);
         for (name, value) in self.env {
             builder = builder.env(name, value);
         }

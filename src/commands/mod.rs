@@ -14,6 +14,7 @@ mod key;
 mod login;
 mod ls;
 mod names;
+mod profile;
 mod pull;
 mod push;
 mod rebuild;
@@ -26,7 +27,7 @@ mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use preheat::remote::{BuildCache, Remote, Settings};
-use preheat::{CpuLevel, EngineChoice, Home, Optimize};
+use preheat::{CpuLevel, EngineChoice, Home, Optimize, Passes};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -88,6 +89,7 @@ pub(crate) enum Command {
     Rollback(names::Rollback),
     Login(login::Login),
     Cache(cache::Cache),
+    Profile(profile::Profile),
     Gc(gc::Gc),
     Verify(verify::Verify),
     Audit(audit::Audit),
@@ -121,6 +123,7 @@ impl Command {
             Self::Rollback(command) => command.execute(&global),
             Self::Login(command) => command.execute(&global),
             Self::Cache(command) => command.execute(&global),
+            Self::Profile(command) => command.execute(&global),
             Self::Gc(command) => command.execute(&global),
             Self::Verify(command) => command.execute(&global),
             Self::Audit(command) => command.execute(&global),
@@ -149,6 +152,12 @@ pub(crate) struct BuildOptions {
     /// How hard to optimise
     #[arg(long, value_enum, default_value_t = OptimizeArg::Speed)]
     optimize: OptimizeArg,
+    /// Profile of the module, or of another build of it, that steers the compiler; see `preheat profile`
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// What the profile is used for, of layout, blocks, inline, calls, tables, cold [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "PASSES", requires = "profile", value_parser = parse_pass)]
+    passes: Option<Vec<String>>,
     /// Namespace for which the builder signs
     #[arg(long, default_value = preheat_image::reference::DEFAULT_NAMESPACE, value_name = "NAME")]
     namespace: String,
@@ -165,14 +174,21 @@ enum OptimizeArg {
 }
 
 impl BuildOptions {
-    fn apply(&self, builder: preheat::Builder) -> preheat::Builder {
+    fn apply(&self, mut builder: preheat::Builder) -> anyhow::Result<preheat::Builder> {
+        if let Some(path) = &self.profile {
+            let passes = match &self.passes {
+                Some(names) => names.iter().fold(Passes::NONE, |passes, name| passes.with(name, true).unwrap_or(passes)),
+                None => Passes::ALL,
+            };
+            builder = builder.profile(Arc::new(profile::summary(path)?), passes);
+        }
         let levels = if self.cpu.is_empty() { preheat::DEFAULT_LEVELS.to_vec() } else { self.cpu.clone() };
         let optimize = match self.optimize {
             OptimizeArg::Speed => Optimize::Speed,
             OptimizeArg::Size => Optimize::Size,
             OptimizeArg::None => Optimize::None,
         };
-        builder.levels(levels).engine(self.engine).optimize(optimize).namespace(&self.namespace)
+        Ok(builder.levels(levels).engine(self.engine).optimize(optimize).namespace(&self.namespace))
     }
 }
 
@@ -206,6 +222,11 @@ impl Shared {
 }
 
 /// Reads `NAME=VALUE`.
+fn parse_pass(text: &str) -> Result<String, String> {
+    let known = Passes::NAMES.contains(&text) || text == "none";
+    known.then(|| text.to_owned()).ok_or_else(|| format!("`{text}` is none of {}, none", Passes::NAMES.join(", ")))
+}
+
 fn parse_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),

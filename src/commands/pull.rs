@@ -151,7 +151,7 @@ fn keep(
         }
         OciPulled::Wasm(wasm) => {
             let title = wasm.title.as_deref().and_then(|title| Path::new(title).file_stem()?.to_str());
-            let builder = tags.iter().fold(options.apply(Builder::new(home)?), |builder, tag| builder.tag(tag.clone()));
+            let builder = tags.iter().fold(options.apply(Builder::new(home)?)?, |builder, tag| builder.tag(tag.clone()));
             let built = builder.build_bytes(title.unwrap_or("function"), &wasm.bytes)?;
             Pulled { digest: built.digest, blobs: 1, bytes: wasm.bytes.len() as u64, known: 0, left_out: 0, offline: None }
         }

@@ -149,7 +149,7 @@ impl Run {
     fn find(&self, home: &Home) -> anyhow::Result<Found> {
         match self.file() {
             Some(path) => {
-                let builder = self.options.apply(Builder::new(home)?);
+                let builder = self.options.apply(Builder::new(home)?)?;
                 match builder.recall_file(path)? {
                     Some(digest) => Ok(Found { digest, build: None, pulled: None }),
                     None => self.build(home, path),
@@ -197,7 +197,7 @@ impl Run {
     fn build(&self, home: &Home, path: &Path) -> anyhow::Result<Found> {
         let spinner = ui::spinner(format!("building {}", path.display()));
         let shared = Shared::of(home, &self.options)?;
-        let built = shared.apply(self.options.apply(Builder::new(home)?)).build_file(path);
+        let built = shared.apply(self.options.apply(Builder::new(home)?)?).build_file(path);
         if let Ok(built) = &built {
             shared.finish(built, &self.options.namespace);
         }

@@ -1,12 +1,14 @@
 //! The engines for which images are built, and which one an image is for.
 
 use super::Optimize;
-use preheat_compiler::Site;
+use preheat_compiler::{Passes, Site};
 use preheat_image::abi::NONE;
+use preheat_image::profile::Summary;
 use preheat_image::{CpuLevel, Digest, KeyFields, media};
 use preheat_wasmtime::compile as wasmtime;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Which engine shall run what is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,6 +99,20 @@ impl FromStr for EngineChoice {
     }
 }
 
+/// A profile, and what it is used for.
+#[derive(Debug, Clone)]
+pub(super) struct Steer {
+    pub(super) profile: Arc<Summary>,
+    pub(super) passes: Passes,
+}
+
+impl Steer {
+    /// All that it changes, for keys.
+    pub(super) fn to_text(&self) -> String {
+        format!("{} {}", self.profile.digest(), self.passes.to_text())
+    }
+}
+
 /// A compiler of either engine for one CPU level.
 pub(super) enum Compiler {
     Native(preheat_compiler::Compiler),
@@ -112,8 +128,8 @@ pub(super) enum CompileError {
 }
 
 impl Compiler {
-    /// `capture`: for code that can say where its values are, native only.
-    pub(super) fn new(engine: Engine, cpu: CpuLevel, optimize: Optimize, capture: bool) -> Result<Self, String> {
+    /// `capture`: for code that can say where its values are, native only. So far no other engine follows a profile.
+    pub(super) fn new(engine: Engine, cpu: CpuLevel, optimize: Optimize, capture: bool, steer: Option<&Steer>) -> Result<Self, String> {
         match engine {
             Engine::Native => {
                 let optimize = match optimize {
@@ -122,7 +138,11 @@ impl Compiler {
                     Optimize::None => preheat_compiler::Optimize::None,
                 };
                 let options = preheat_compiler::CompileOptions { optimize, capture, ..preheat_compiler::CompileOptions::new(cpu) };
-                preheat_compiler::Compiler::new(options).map(Self::Native).map_err(|error| error.to_string())
+                let compiler = preheat_compiler::Compiler::new(options).map_err(|error| error.to_string())?;
+                Ok(Self::Native(match steer {
+                    Some(steer) => compiler.with_profile(steer.profile.clone(), steer.passes),
+                    None => compiler,
+                }))
             }
             Engine::Wasmtime => {
                 let compiler = wasmtime::Compiler::new(wasmtime::CompileOptions { cpu, optimize });

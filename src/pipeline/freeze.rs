@@ -274,7 +274,7 @@ impl Builder {
         let mut resumes = Vec::new();
         for artefact in code {
             let Some(variant) = &artefact.variant else { continue };
-            let compiler = Compiler::new(Engine::Native, variant.cpu, self.optimize, self.capture).map_err(input)?;
+            let compiler = Compiler::new(Engine::Native, variant.cpu, self.optimize, self.capture, None).map_err(input)?;
             let fields = compiler.resume_fields(&digest, &artefact.digest, sites);
             let key = fields.key();
             let _building = self.store.lock_build(&[key])?;

@@ -3,18 +3,20 @@
 mod engine;
 mod freeze;
 mod layer;
+mod profile;
 mod rebuild;
 mod trial;
 mod wasm;
 
 pub use engine::{DEFAULT_ENGINE, Engine, EngineChoice};
 pub use freeze::{Baked, BuiltFrozen, Freeze};
+pub use profile::{Carried, RecordError, carry_over, function_names, wasm_of};
 pub use rebuild::{Rebuild, Rebuilt, source_digest};
 pub use trial::Trial;
 pub(crate) use wasm::interface;
 
 use crate::remote::BuildCache;
-use engine::{CompileError, Compiler};
+use engine::{CompileError, Compiler, Steer};
 use preheat_image::key::field;
 use preheat_image::keys::Signer;
 use preheat_image::manifest::{Artefact, Descriptor, ENGINE_REASON, Function, FunctionKind, Variant};
@@ -142,6 +144,8 @@ pub struct Builder {
     freeze: Option<Freeze>,
     /// Code that can say where its values are: for a program that is frozen while building.
     capture: bool,
+    /// What steers the compiler.
+    steer: Option<Steer>,
 }
 
 /// A code object on its way into an image.
@@ -174,6 +178,7 @@ impl Builder {
             caches: None,
             freeze: None,
             capture: false,
+            steer: None,
         })
     }
 
@@ -323,6 +328,7 @@ impl Builder {
             .with(field::ARGS, json(&self.args))
             .with(field::ENV, json(&self.env))
             .with(field::ENGINE, self.engine)
+            .with(field::PROFILE, self.steer.as_ref().map(Steer::to_text).unwrap_or_default())
             .with(field::FREEZE, self.freeze.as_ref().map(Freeze::declared).unwrap_or_default())
             .with(field::COMPILER, json(&Engine::ALL.map(Engine::compiler)))
             .with(field::BUILD_ID, json(&Engine::ALL.map(Engine::build_id)));
@@ -375,10 +381,11 @@ impl Builder {
         let input = |what: String| BuildError::Input { name: shown.to_owned(), what };
         let descriptor = source.descriptor();
 
+        let steer = self.steer_for(&source.wasm, shown)?;
         let mut code_keys = BTreeMap::new();
         let mut compilers = Vec::new();
         for cpu in &self.levels {
-            let compiler = Compiler::new(engine, *cpu, self.optimize, self.capture).map_err(input)?;
+            let compiler = Compiler::new(engine, *cpu, self.optimize, self.capture, steer.as_ref()).map_err(input)?;
             let fields = compiler.key_fields(&descriptor.digest);
             code_keys.insert(cpu.name(), fields.key().to_string());
             compilers.push((*cpu, compiler, fields));

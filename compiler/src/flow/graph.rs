@@ -113,6 +113,7 @@ impl Graph {
     }
 
     /// Where the instructions of each block are, in their order. The function is entered at the first.
+    #[cfg(test)]
     pub(crate) fn blocks(&self) -> &[Range<u32>] {
         &self.blocks
     }

@@ -105,6 +105,7 @@ impl Flow<'_> {
     }
 
     /// How often the block was entered in which the instruction at `offset` is: never if that can't be reached.
+    #[cfg(test)]
     pub(crate) fn block_at(&self, offset: u32) -> u64 {
         self.graph.block_at(offset).map_or(0, |block| self.block(block))
     }

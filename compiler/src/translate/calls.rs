@@ -1,7 +1,7 @@
 //! Calls: direct, imported, through tables, and as the last act of a function.
 
 use super::exceptions::Callee;
-use super::{Region, Translator, displacement, namespace, record, trap_code};
+use super::{Region, Translator, block_args, displacement, namespace, record, trap_code};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I32, I64};
 use cranelift_codegen::ir::{BlockArg, InstBuilder as _, Value};
@@ -18,7 +18,10 @@ impl Translator<'_, '_> {
             Operator::CallIndirect { type_index, table_index } => {
                 let ty = self.env.module.type_numbers[type_index as usize];
                 let (callee, context) = self.entry_of_table(table_index, ty);
-                self.emit_call(&callee, context, ty);
+                match (self.expected_callee(ty), &callee) {
+                    (Some(expected), Callee::Indirect(_, code)) => self.emit_expected_call(expected, *code, &callee, context, ty),
+                    _ => self.emit_call(&callee, context, ty),
+                }
             }
             Operator::ReturnCall { function_index } => {
                 let (callee, context) = self.function(function_index);
@@ -69,6 +72,38 @@ impl Translator<'_, '_> {
         self.stack.extend(results);
     }
 
+    /// Calls the function `expected` of this instance directly if it is what shall be called, else what shall be.
+    fn emit_expected_call(&mut self, expected: u32, code: Value, callee: &Callee, context: Value, ty: u32) {
+        self.calls = true;
+        let arguments = self.arguments(context, ty);
+        let function = self.local_function(namespace::FUNCTION, expected, |this| this.signature(ty));
+        let place = self.builder.ins().func_addr(I64, function);
+        let same = self.builder.ins().icmp(IntCC::Equal, code, place);
+        // The same code may belong to another instance.
+        let own = self.builder.ins().icmp(IntCC::Equal, context, self.context);
+        let both = self.builder.ins().band(same, own);
+        let (direct, indirect, join) = (self.here(), self.builder.create_block(), self.here());
+        self.builder.set_cold_block(indirect);
+        self.builder.ins().brif(both, direct, &[], indirect, &[]);
+        self.builder.seal_block(direct);
+        self.builder.seal_block(indirect);
+        self.builder.switch_to_block(direct);
+        let mut expected = arguments.clone();
+        expected[0] = self.context;
+        let results = self.try_call(&Callee::Direct(function), &expected);
+        for result in &results {
+            let ty = self.type_of(*result);
+            self.builder.append_block_param(join, ty);
+        }
+        self.builder.ins().jump(join, &block_args(&results));
+        self.builder.switch_to_block(indirect);
+        let results = self.try_call(callee, &arguments);
+        self.builder.ins().jump(join, &block_args(&results));
+        self.builder.seal_block(join);
+        self.builder.switch_to_block(join);
+        self.stack.extend_from_slice(self.builder.block_params(join));
+    }
+
     fn emit_return_call(&mut self, callee: &Callee, context: Value, ty: u32) {
         self.calls = true;
         let arguments = self.arguments(context, ty);
@@ -87,7 +122,7 @@ impl Translator<'_, '_> {
         let index = self.pop();
         let (address, flags) = self.table_entry(table, index);
         let entry = self.builder.ins().load(I64, flags, address, 0);
-        let (local, other, join) = (self.builder.create_block(), self.builder.create_block(), self.builder.create_block());
+        let (local, other, join) = (self.here(), self.here(), self.here());
         let code = self.builder.append_block_param(join, I64);
         let context = self.builder.append_block_param(join, I64);
         self.builder.set_cold_block(other);

@@ -5,6 +5,7 @@ use super::exceptions::Clause;
 use super::{Translator, block_args};
 use crate::CompileError;
 use crate::signature::clif_type;
+use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, InstBuilder as _, JumpTableData, Type, Value};
 use preheat_image::abi::TrapCode;
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ pub(super) struct Frame {
     pub(super) height: usize,
     /// What the shadow frame holds wherever a branch goes to `exit`.
     pub(super) held: Option<Held>,
+    /// Something that is not rare branches to `exit`.
+    pub(super) warm: bool,
 }
 
 pub(super) enum FrameKind {
@@ -36,6 +39,8 @@ pub(super) enum FrameKind {
     If {
         otherwise: Block,
         arguments: Vec<Value>,
+        /// Whether it is hardly ever taken.
+        rare: bool,
         /// What the shadow frame holds at its beginning.
         held: Option<Held>,
     },
@@ -78,6 +83,7 @@ impl Translator<'_, '_> {
             results: results.len(),
             height: 0,
             held: None,
+            warm: false,
         });
     }
 
@@ -91,6 +97,7 @@ impl Translator<'_, '_> {
                 let arguments = self.pop_canonical(params.len());
                 self.builder.ins().jump(header, &block_args(&arguments));
                 self.builder.switch_to_block(header);
+                self.enter(header, self.cold);
                 self.stack.extend_from_slice(self.builder.block_params(header));
                 self.push_frame(FrameKind::Loop { header }, header, params.len(), results.len());
                 self.forget_held();
@@ -106,25 +113,29 @@ impl Translator<'_, '_> {
                 self.builder.seal_block(then);
                 self.builder.seal_block(otherwise);
                 let held = self.held();
-                self.push_frame(FrameKind::If { otherwise, arguments, held }, exit, params.len(), results.len());
+                let (rare_then, rare) = self.rare_ways();
+                self.push_frame(FrameKind::If { otherwise, arguments, rare, held }, exit, params.len(), results.len());
                 self.builder.switch_to_block(then);
+                self.enter(then, rare_then);
             }
             Operator::Else => self.otherwise(),
             Operator::End => self.end(),
             Operator::Br { relative_depth } => {
-                let (target, count) = self.branch(*relative_depth);
+                let (target, count) = self.branch(*relative_depth, self.cold);
                 let arguments = self.pop_canonical(count);
                 self.builder.ins().jump(target, &block_args(&arguments));
                 self.reachable = false;
             }
             Operator::BrIf { relative_depth } => {
                 let condition = self.pop();
-                let (target, count) = self.branch(*relative_depth);
+                let (rare, rare_next) = self.rare_ways();
+                let (target, count) = self.branch(*relative_depth, rare);
                 let arguments = self.peek_canonical(count);
                 let next = self.builder.create_block();
                 self.builder.ins().brif(condition, target, &block_args(&arguments), next, &[]);
                 self.builder.seal_block(next);
                 self.builder.switch_to_block(next);
+                self.enter(next, rare_next);
             }
             Operator::BrTable { targets } => self.branch_table(targets)?,
             Operator::Return => {
@@ -162,7 +173,7 @@ impl Translator<'_, '_> {
     pub(super) fn push_frame(&mut self, kind: FrameKind, exit: Block, params: usize, results: usize) {
         // In dead code the stack may lack operands.
         let height = self.stack.len().saturating_sub(params);
-        self.frames.push(Frame { kind, exit, exit_reached: false, params, results, height, held: None });
+        self.frames.push(Frame { kind, exit, exit_reached: false, params, results, height, held: None, warm: false });
     }
 
     /// Parameters and results of a block.
@@ -188,16 +199,17 @@ impl Translator<'_, '_> {
         block
     }
 
-    /// The frame to which a branch goes.
-    fn branch(&mut self, depth: u32) -> (Block, usize) {
+    /// The frame to which a branch goes, which is hardly ever taken if it is `rare`.
+    fn branch(&mut self, depth: u32, rare: bool) -> (Block, usize) {
         let position = self.frames.len() - 1 - depth as usize;
         self.hold_at(position);
+        self.warm_at(position, rare);
         self.frames[position].target()
     }
 
     /// Branches with operands that are not on the stack.
     pub(super) fn branch_with(&mut self, depth: u32, values: &[Value]) {
-        let (target, _) = self.branch(depth);
+        let (target, _) = self.branch(depth, self.cold);
         self.builder.ins().jump(target, &block_args(values));
     }
 
@@ -210,28 +222,41 @@ impl Translator<'_, '_> {
 
     fn branch_table(&mut self, targets: &BrTable<'_>) -> Result<(), CompileError> {
         let index = self.pop();
-        let (_, count) = self.branch(targets.default());
+        let arms = targets.len() as usize + 1;
+        let known = self.arms(arms);
+        let rare = |this: &Self, arm: usize| this.cold || known.is_some_and(|known| known[arm] == 0);
+        let (_, count) = self.branch(targets.default(), rare(self, arms - 1));
         let arguments = self.pop_canonical(count);
         // Jump tables of Cranelift pass no arguments: a block between does, one for each frame.
         let mut between: HashMap<u32, Block> = HashMap::new();
         let mut order = Vec::new();
-        let mut destination = |this: &mut Self, depth: u32| {
-            let (target, _) = this.branch(depth);
+        let mut destination = |this: &mut Self, depth: u32, rare: bool| {
+            let (target, _) = this.branch(depth, rare);
             if count == 0 {
                 return target;
             }
             *between.entry(depth).or_insert_with(|| {
-                let block = this.builder.create_block();
+                let block = this.here();
                 order.push((block, target));
                 block
             })
         };
-        let mut calls = Vec::with_capacity(targets.len() as usize);
-        for depth in targets.targets() {
-            let block = destination(self, depth?);
-            calls.push(self.builder.func.dfg.block_call(block, &[]));
+        let mut blocks = Vec::with_capacity(arms);
+        for (arm, depth) in targets.targets().enumerate() {
+            let rare = rare(self, arm);
+            blocks.push(destination(self, depth?, rare));
         }
-        let default = destination(self, targets.default());
+        let rare = rare(self, arms - 1);
+        let default = destination(self, targets.default(), rare);
+        if let Some(arm) = self.dominant_arm(arms) {
+            let rest = self.here();
+            let arm_index = i64::try_from(arm).unwrap_or(i64::MAX);
+            let taken = self.builder.ins().icmp_imm_u(IntCC::Equal, index, arm_index);
+            self.builder.ins().brif(taken, blocks[arm], &[], rest, &[]);
+            self.builder.seal_block(rest);
+            self.builder.switch_to_block(rest);
+        }
+        let calls: Vec<_> = blocks.into_iter().map(|block| self.builder.func.dfg.block_call(block, &[])).collect();
         let default = self.builder.func.dfg.block_call(default, &[]);
         let table = self.builder.create_jump_table(JumpTableData::new(default, &calls));
         self.builder.ins().br_table(index, table);
@@ -255,17 +280,20 @@ impl Translator<'_, '_> {
         }
         let (exit, results, height) = (frame.exit, frame.results, frame.height);
         if reachable {
-            self.hold_at(self.frames.len() - 1);
+            let position = self.frames.len() - 1;
+            self.hold_at(position);
+            self.warm_at(position, self.cold);
             let values = self.pop_canonical(results);
             self.builder.ins().jump(exit, &block_args(&values));
         }
-        let FrameKind::If { otherwise, arguments, held } = kind else {
+        let FrameKind::If { otherwise, arguments, rare, held } = kind else {
             self.stack.truncate(height);
             self.reachable = false;
             return;
         };
         self.set_held(held);
         self.builder.switch_to_block(otherwise);
+        self.enter(otherwise, rare);
         self.stack.truncate(height);
         self.stack.extend(arguments);
         self.reachable = true;
@@ -300,6 +328,7 @@ impl Translator<'_, '_> {
                 self.builder.ins().jump(frame.exit, &block_args(&values));
                 self.join_held(&mut frame.held);
                 frame.exit_reached = true;
+                frame.warm |= !self.cold;
                 self.reachable = false;
             }
             self.landing_pads(clauses);
@@ -309,9 +338,11 @@ impl Translator<'_, '_> {
                 let values = self.pop_canonical(frame.results);
                 self.builder.ins().jump(frame.exit, &block_args(&values));
                 self.join_held(&mut frame.held);
+                frame.warm |= !self.cold;
             }
             self.set_held(frame.held.take());
             self.builder.switch_to_block(frame.exit);
+            self.enter(frame.exit, self.guide().is_some() && !frame.warm);
             self.builder.seal_block(frame.exit);
             self.stack.truncate(frame.height);
             self.stack.extend_from_slice(self.builder.block_params(frame.exit));

@@ -115,7 +115,7 @@ impl Translator<'_, '_> {
             Callee::Direct(function) => self.builder.func.dfg.ext_funcs[function].signature,
             Callee::Indirect(signature, _) => signature,
         };
-        let normal = self.builder.create_block();
+        let normal = self.here();
         let returns: Vec<_> = self.builder.func.dfg.signatures[signature].returns.iter().map(|result| result.value_type).collect();
         let mut results = Vec::new();
         for (index, ty) in (0u32..).zip(returns) {

@@ -15,6 +15,7 @@ mod control;
 mod conversions;
 mod exceptions;
 mod floats;
+mod heat;
 mod integers;
 mod memory;
 mod resume;
@@ -23,6 +24,7 @@ mod tables;
 mod variables;
 
 use crate::freeze::{CheckedBody, FunctionSites, Shadow, SiteLayout};
+use crate::guide::Guide;
 use crate::module::Module;
 use crate::signature::{clif_type, libcall_stub};
 use crate::target::Capabilities;
@@ -99,6 +101,10 @@ pub(crate) struct Environment<'a> {
     pub(crate) interruptible: bool,
     /// For the code of a resume object: the functions of its base by index.
     pub(crate) base: Option<&'a [FunctionRecord]>,
+    /// What a profile says of the module.
+    pub(crate) guide: Option<&'a Guide<'a>>,
+    /// For functions that come into others: whoever calls those is looked for on entry to them.
+    pub(crate) inside: bool,
 }
 
 impl<'a> Environment<'a> {
@@ -109,6 +115,8 @@ impl<'a> Environment<'a> {
             frontend: isa.frontend_config(),
             interruptible: options.interruptible,
             base: None,
+            guide: None,
+            inside: false,
         }
     }
 }
@@ -133,6 +141,10 @@ pub(crate) struct Translator<'a, 'f> {
     /// Where the current instruction is in the Wasm bytes.
     offset: u32,
     capture: Option<Capture<'a>>,
+    /// What a profile says, if it has counts of this function.
+    guide: Option<&'a Guide<'a>>,
+    /// Whether the current position is hardly ever reached.
+    cold: bool,
 }
 
 /// Validates the function and translates it into the function that `builder` builds.
@@ -146,6 +158,7 @@ pub(crate) fn function(
     validator: &mut FuncValidator<ValidatorResources>,
 ) -> Result<(), CompileError> {
     let mut translator = Translator::new(env, builder);
+    translator.guide = env.guide.filter(|guide| guide.counts(validator.index()));
     translator.locals(body, validator)?;
     let results: Vec<Type> = translator.builder.func.signature.returns.iter().map(|result| result.value_type).collect();
     translator.push_function_frame(&results);
@@ -228,6 +241,8 @@ impl<'a, 'f> Translator<'a, 'f> {
             functions: std::collections::HashMap::new(),
             offset: 0,
             capture: None,
+            guide: None,
+            cold: false,
         }
     }
 
@@ -297,7 +312,7 @@ impl<'a, 'f> Translator<'a, 'f> {
 
     /// Ends the function.
     fn finish(self) {
-        if self.env.interruptible && self.calls {
+        if self.env.interruptible && self.calls && !self.env.inside {
             let context = self.context;
             let mut cursor = FuncCursor::new(self.builder.func).at_first_insertion_point(self.entry);
             let page = cursor.ins().iadd_imm_s(context, i64::from(INTERRUPT_OFFSET));

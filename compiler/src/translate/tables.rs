@@ -57,7 +57,7 @@ impl Translator<'_, '_> {
             self.push(entry);
             return;
         }
-        let (local, join) = (self.builder.create_block(), self.builder.create_block());
+        let (local, join) = (self.here(), self.here());
         let reference = self.builder.append_block_param(join, I64);
         self.builder.set_cold_block(local);
         let tag = self.builder.ins().band_imm_u(entry, LOCAL_TAG.cast_signed());

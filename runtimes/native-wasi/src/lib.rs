@@ -26,7 +26,7 @@ pub use freeze::{
     FreezeBase, FreezeError, FreezeLimits, FreezeOptions, Frost, GoOn, MAX_FREEZE_RECORD, RECORDED_REALTIME, check_frozen_files, last_words,
 };
 pub use instance::Instance;
-pub use loaded::Loaded;
+pub use loaded::{Loaded, Looked};
 pub use preheat_native::{WrittenMemory, host_cpu};
 pub use preheat_wasi::{Record as FreezeRecord, Recording};
 pub use wake::FrozenFiles;

@@ -14,11 +14,23 @@ use preheat_loader::TrustedCode;
 use preheat_native::{Engine, Error, InstancePre, Limits, Module, Store, WrittenMemory};
 use preheat_wasi::{Grants, Recording, SystemHost};
 use std::mem::ManuallyDrop;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most instances, memories and tables that one call may have.
 const MAX_PARTS: usize = 100;
+
+/// How a command ended, and what was in a memory of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// Its exit code.
+    pub exit: i32,
+    /// The memory when the command began, or woke.
+    pub before: Vec<u8>,
+    /// The memory when it had ended.
+    pub after: Vec<u8>,
+}
 
 /// A function that can be called. Clones share the code.
 #[derive(Debug, Clone)]
@@ -77,18 +89,61 @@ impl Loaded {
         loaded.run_in(&mut store, request, None)
     }
 
+    /// Runs a command as [`Self::run`] does, and says what is in its exported memory `name` then, and what was when it began: for a program that
+    /// counts there what it does.
+    ///
+    /// # Errors
+    /// As [`Self::run`], and when it exports no such memory. A program that traps has counted as well, but says nothing of itself.
+    pub fn run_and_look(&self, request: &Request, name: &str) -> Result<Looked, RunError> {
+        let mut store = self.store(request, None)?;
+        let instance = match self.begin_in(&mut store, request, None)? {
+            ControlFlow::Continue(instance) => instance,
+            ControlFlow::Break(exit) => return Ok(Looked { exit, before: Vec::new(), after: Vec::new() }),
+        };
+        let memory = instance.memory(&store, name).ok_or_else(|| RunError::Usage(format!("the function exports no memory `{name}`")))?;
+        let before = memory.bytes(&store).to_vec();
+        let exit = self.go_on_in(&mut store, instance, request)?;
+        Ok(Looked { exit, before, after: memory.bytes(&store).to_vec() })
+    }
+
     fn run_in(&self, store: &mut Store<State>, request: &Request, cancellation: Option<&Cancellation>) -> Result<i32, RunError> {
+        match self.begin_in(store, request, cancellation)? {
+            ControlFlow::Continue(instance) => self.go_on_in(store, instance, request),
+            ControlFlow::Break(exit) => Ok(exit),
+        }
+    }
+
+    /// Makes the instance of a command, or lets it wake. It may end there already, with an exit code.
+    fn begin_in(
+        &self,
+        store: &mut Store<State>,
+        request: &Request,
+        cancellation: Option<&Cancellation>,
+    ) -> Result<ControlFlow<i32, preheat_native::Instance>, RunError> {
         if self.function.kind != FunctionKind::Command {
             let kind = self.function.kind.name();
             return Err(RunError::Usage(format!("the image is a {kind}, not a command; name one of its exports with --invoke")));
         }
         begin(store, request.timeout, cancellation);
+        let made = match &self.sleeper {
+            Some(sleeper) => self.pre.wake(store, &sleeper.frozen),
+            None => self.pre.instantiate(store),
+        };
+        match made {
+            Ok(instance) => Ok(ControlFlow::Continue(instance)),
+            Err(error @ Error::Link(_)) => Err(RunError::Link(cause(error))),
+            Err(error) => ended(error, request.timeout).map(ControlFlow::Break),
+        }
+    }
+
+    /// Runs the command of an instance to its end.
+    fn go_on_in(&self, store: &mut Store<State>, instance: preheat_native::Instance, request: &Request) -> Result<i32, RunError> {
         let called = match &self.sleeper {
-            Some(sleeper) => self.pre.wake(store, &sleeper.frozen).and_then(|instance| instance.resume(store).map(|_| ())),
-            None => self.pre.instantiate(store).and_then(|instance| {
-                let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()))?;
-                start.call(&mut *store, ())
-            }),
+            Some(_) => instance.resume(store).map(|_| ()),
+            None => {
+                let start = instance.typed_func::<(), ()>(&*store, "_start").map_err(|error| Error::Link(error.to_string()));
+                start.and_then(|start| start.call(&mut *store, ()))
+            }
         };
         match called {
             Ok(()) => Ok(0),

@@ -1,7 +1,8 @@
 //! What changes the digests of a function, and what does not.
 
 use super::{Declared, bodies, function, module};
-use crate::flow::{BodyDigest, body_digest, shape_digest, site_offsets};
+use crate::flow::digest::BodyDigest;
+use crate::flow::{body_digest, shape_digest, site_offsets};
 
 /// Both digests of the last function of a module.
 fn digests(wasm: &[u8]) -> (BodyDigest, BodyDigest) {
