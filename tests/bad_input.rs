@@ -187,7 +187,7 @@ fn a_statement_by_an_unknown_key() {
     let save = |policy: &TrustPolicy| std::fs::write(home.root().join("trust.json"), serde_json::to_vec(policy).unwrap()).unwrap();
     save(&policy);
     assert_eq!(home.run(["run", "a"]).stdout, "hi");
-    policy.revoked.build_ids.insert(preheat::Engine::Wasmtime.build_id().to_owned());
+    policy.revoked.build_ids.insert(preheat::Engine::Native.build_id().to_owned());
     save(&policy);
     home.run(["run", "a"]).assert_fails(122, "revoked");
 }

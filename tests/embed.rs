@@ -75,7 +75,8 @@ fn code_that_is_swapped_between_verification_and_mapping_does_not_run() {
     let (store, level) = (library.store().unwrap(), preheat::CpuLevel::of_host().unwrap());
     let build = |number: u32| {
         let wat = format!(r#"(module (func (export "f") (result i32) i32.const {number}))"#);
-        let builder = Builder::new(&library).unwrap().levels([preheat::CpuLevel::V1]);
+        let engine = EngineChoice::Only(preheat::Engine::Wasmtime);
+        let builder = Builder::new(&library).unwrap().engine(engine).levels([preheat::CpuLevel::V1]);
         let built = builder.build_bytes("test", wat.as_bytes()).unwrap();
         (built.digest, store.blob_path(&built.code[0].digest))
     };

@@ -48,7 +48,7 @@ fn a_running_image_whose_compiler_is_revoked_runs_no_more() {
     assert!(runtime.enforce(&home.library().trust().unwrap()).is_empty());
 
     let trusting = home.library().trust().unwrap();
-    revoke_by_hand(&home, |revoked| assert!(revoked.build_ids.insert(Engine::Wasmtime.build_id().into())));
+    revoke_by_hand(&home, |revoked| assert!(revoked.build_ids.insert(Engine::Native.build_id().into())));
     assert_eq!(instance.call("one", &[]).unwrap(), [Value::I32(1)], "nobody has told the runtime yet");
     let refused = runtime.enforce(&home.library().trust().unwrap());
     assert!(refused.iter().all(|error| matches!(error, StoreError::Refused { refusal: Refusal::RevokedBuild(_), .. })));
@@ -195,7 +195,7 @@ fn a_root_from_the_ceremony_to_a_revocation_on_another_machine() {
         "--list",
         "1.list",
         "--build-id",
-        Engine::Wasmtime.build_id(),
+        Engine::Native.build_id(),
         "--reason",
         "miscompiles",
         "--out",

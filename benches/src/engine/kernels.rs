@@ -13,7 +13,7 @@ macro_rules! kernels {
 }
 
 /// The kernels, what they are called with so that they take some 10 ms, and their sources.
-const KERNELS: [(&str, i32, &str); 20] = kernels![
+pub(super) const KERNELS: [(&str, i32, &str); 20] = kernels![
     ("blur", 700),
     ("copies", 300_000),
     ("crc32", 60),
@@ -47,13 +47,13 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The first tools that are there.
-fn tools() -> Option<(&'static str, &'static str)> {
+pub(super) fn tools() -> Option<(&'static str, &'static str)> {
     let runs = |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
     TOOLS.into_iter().find(|(clang, linker)| runs(clang) && runs(linker))
 }
 
 /// Compiles a kernel. Linked by hand, since clang as a driver runs wasm-opt where it finds it. Loops stay scalar unless the source says SIMD.
-fn build((clang, linker): (&str, &str), source: &str, scratch: &Path) -> Result<Vec<u8>> {
+pub(super) fn build((clang, linker): (&str, &str), source: &str, scratch: &Path) -> Result<Vec<u8>> {
     let run = |command: &mut Command| -> Result<()> {
         let output = command.output().with_context(|| format!("{command:?}"))?;
         ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

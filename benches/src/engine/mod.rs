@@ -5,6 +5,7 @@
 //! | [`starts`] | from the file of a code object to an instance; an instance taken from a slot and given back |
 //! | [`kernels`] | steady state of small programs that do one thing |
 //! | [`programs`] | steady state of the corpus |
+//! | [`steered`] | steady state of code that a profile steers |
 //! | [`compile`] | time and peak memory of compiling the corpus |
 //!
 //! Times in steady state are of the thread, not of the clock on the wall. Ratios are medians over rounds in which both sides ran, see
@@ -16,13 +17,16 @@ pub mod kernels;
 pub mod programs;
 pub mod report;
 pub mod starts;
+pub mod steered;
 pub mod wasmtime;
 
 use anyhow::Result;
 use guest::Guest;
+use preheat_image::profile::Summary;
 use report::Report;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A part of the measurements.
@@ -40,11 +44,16 @@ pub enum Part {
     Compile,
     /// What interrupt checks cost, in the kernels and in the corpus.
     Interrupt,
+    /// Steady state of code that a profile steers.
+    Profile,
+    /// What each use of a profile brings.
+    Passes,
 }
 
 impl Part {
     /// All of them, in order.
-    pub const ALL: [Self; 6] = [Self::Open, Self::Slots, Self::Kernels, Self::Corpus, Self::Compile, Self::Interrupt];
+    pub const ALL: [Self; 8] =
+        [Self::Open, Self::Slots, Self::Kernels, Self::Corpus, Self::Compile, Self::Interrupt, Self::Profile, Self::Passes];
 }
 
 /// What is measured.
@@ -64,9 +73,37 @@ pub enum System {
     Wasmtime,
     /// Wasmtime with epoch interruption.
     Epochs,
+    /// Wasmtime with its inliner.
+    Inlining,
+    /// The native engine with code that counts what it does.
+    Counting,
+    /// The native engine with code that a profile steers.
+    Steered,
+    /// The same, but functions stand in the text as in the Wasm.
+    WithoutLayout,
+    /// The same, but rare blocks stay where they are.
+    WithoutBlocks,
+    /// The same, but nothing comes in place of calls.
+    WithoutInline,
+    /// The same, but no callee of an indirect call is expected.
+    WithoutCalls,
+    /// The same, but no arm of a jump table is tried first.
+    WithoutTables,
+    /// The same, but what was never called is compiled as all else is.
+    WithoutCold,
 }
 
 impl System {
+    /// Those that lack one use of the profile.
+    pub const WITHOUT: [Self; 6] =
+        [Self::WithoutLayout, Self::WithoutBlocks, Self::WithoutInline, Self::WithoutCalls, Self::WithoutTables, Self::WithoutCold];
+
+    /// Whether a profile steers it.
+    #[must_use]
+    pub fn is_steered(self) -> bool {
+        self == Self::Steered || Self::WITHOUT.contains(&self)
+    }
+
     /// Its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -78,6 +115,15 @@ impl System {
             Self::Remap => "native, mapping anew",
             Self::Wasmtime => "wasmtime",
             Self::Epochs => "wasmtime, epochs",
+            Self::Inlining => "wasmtime, inlining",
+            Self::Counting => "native, counting",
+            Self::Steered => "native, with a profile",
+            Self::WithoutLayout => "without layout",
+            Self::WithoutBlocks => "without blocks",
+            Self::WithoutInline => "without inline",
+            Self::WithoutCalls => "without calls",
+            Self::WithoutTables => "without tables",
+            Self::WithoutCold => "without cold",
         }
     }
 }
@@ -116,6 +162,12 @@ pub trait Engine {
     /// # Errors
     /// As [`Self::kernel`].
     fn slot(&self, wasm: &[u8]) -> Result<Slot>;
+
+    /// Compiles, and says how many bytes that gives.
+    ///
+    /// # Errors
+    /// When it can't be compiled.
+    fn code_size(&self, wasm: &[u8]) -> Result<usize>;
 }
 
 /// The systems that are not wasmtime: this crate must not know them.
@@ -125,6 +177,18 @@ pub trait Ours {
     /// # Errors
     /// When the machine can't have it.
     fn engine(&self, system: System) -> Result<Box<dyn Engine>>;
+
+    /// Makes a profile of what a module does.
+    ///
+    /// # Errors
+    /// When it can't be compiled, or fails.
+    fn train(&self, wasm: &[u8], lesson: &steered::Lesson<'_>) -> Result<Summary>;
+
+    /// Sets up the engine for a system that this profile steers.
+    ///
+    /// # Errors
+    /// As [`Self::engine`].
+    fn steered(&self, system: System, profile: Arc<Summary>) -> Result<Box<dyn Engine>>;
 
     /// Compiles for this host and does nothing else.
     ///
@@ -179,8 +243,9 @@ pub fn thread_time() -> Duration {
 /// Sets up a system.
 fn engine(ours: &dyn Ours, system: System) -> Result<Box<dyn Engine>> {
     match system {
-        System::Wasmtime => Ok(Box::new(wasmtime::Wasmtime::new(false)?)),
-        System::Epochs => Ok(Box::new(wasmtime::Wasmtime::new(true)?)),
+        System::Wasmtime => Ok(Box::new(wasmtime::Wasmtime::new(false, false)?)),
+        System::Epochs => Ok(Box::new(wasmtime::Wasmtime::new(true, false)?)),
+        System::Inlining => Ok(Box::new(wasmtime::Wasmtime::new(false, true)?)),
         _ => ours.engine(system),
     }
 }
@@ -205,6 +270,11 @@ pub fn run(options: &Options, ours: &dyn Ours, progress: &mut dyn FnMut(&str)) -
     }
     if options.wants(Part::Compile) {
         compile::measure(options, ours, &mut report, progress)?;
+    }
+    for part in [Part::Profile, Part::Passes] {
+        if options.wants(part) {
+            steered::measure(part, options, ours, &mut report, progress)?;
+        }
     }
     Ok(report)
 }

@@ -25,10 +25,20 @@ pub enum Kind {
     CompileMemory,
     /// The code object, in MiB.
     CodeSize,
+    /// Thread time in a script, with a profile of another one, in ms.
+    Steered,
+    /// Thread time in a kernel, with a profile of fewer rounds, in ms.
+    SteeredKernels,
+    /// Code that a profile steers, in MiB.
+    SteeredSize,
+    /// Thread time in a script, without one use of the profile each, in ms.
+    Passes,
+    /// The same in a kernel, in ms.
+    KernelPasses,
 }
 
 impl Kind {
-    const ALL: [(Self, &str, &str); 8] = [
+    const ALL: [(Self, &str, &str); 13] = [
         (Self::Open, "From a file to an instance", "µs"),
         (Self::Slots, "An instance taken from a slot and given back", "µs"),
         (Self::Kernels, "Kernels in steady state", "ms"),
@@ -37,6 +47,11 @@ impl Kind {
         (Self::CompileProcessor, "Processor time to compile, all threads", "s"),
         (Self::CompileMemory, "Peak memory to compile", "MiB"),
         (Self::CodeSize, "Code object", "MiB"),
+        (Self::Steered, "Scripts, with a profile of another script", "ms"),
+        (Self::SteeredKernels, "Kernels, with a profile of fewer rounds", "ms"),
+        (Self::SteeredSize, "Code object with a profile", "MiB"),
+        (Self::Passes, "Scripts, without one use of the profile each", "ms"),
+        (Self::KernelPasses, "Kernels, without one use of the profile each", "ms"),
     ];
 }
 
@@ -209,7 +224,7 @@ impl Report {
             // All rows of a kind have the same systems.
             let Some(first) = rows.first() else { continue };
             let _ = write!(text, "\n### {title}\n\nMedians in {unit}.\n\n| what |");
-            let by = |index: usize| if index == 0 { "" } else { " native by it |" };
+            let by = |index: usize| if index == 0 { "" } else { " first by it |" };
             first.systems.iter().enumerate().for_each(|(index, column)| text.extend([" ", &*column.system, " |", by(index)]));
             let _ = writeln!(text, " rounds |\n|---|{}--:|", "--:|".repeat(first.systems.len() * 2 - 1));
             for row in rows {
@@ -271,7 +286,7 @@ mod tests {
         let text = report.to_markdown();
         assert!(text.contains("| steady state by wasmtime, worst | 4.000 | ≤ 1.1 | missed | 2 |"), "{text}");
         assert!(text.contains("| peak memory to compile by wasmtime, worst | 0.750 | ≤ 1 | met | 1 |"), "{text}");
-        assert!(text.contains("| what | native | wasmtime | native by it | rounds |\n|---|--:|--:|--:|--:|\n"), "{text}");
+        assert!(text.contains("| what | native | wasmtime | first by it | rounds |\n|---|--:|--:|--:|--:|\n"), "{text}");
         assert!(text.contains("| b | 12.0 (noisy) | 16.0 (noisy) | 0.750 | 7 |\n"), "{text}");
     }
 

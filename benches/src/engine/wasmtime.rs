@@ -20,7 +20,7 @@ fn error(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("{error:#}")
 }
 
-fn config(interruptible: bool) -> Result<Config> {
+fn config(interruptible: bool, inlining: bool) -> Result<Config> {
     const V2: [&str; 6] = ["has_cmpxchg16b", "has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"];
     const V3: [&str; 6] = ["has_avx", "has_avx2", "has_bmi1", "has_bmi2", "has_fma", "has_lzcnt"];
     const V4: [&str; 3] = ["has_avx512f", "has_avx512dq", "has_avx512vl"];
@@ -28,6 +28,10 @@ fn config(interruptible: bool) -> Result<Config> {
     // Named even on such a host: otherwise all features of the host would be used.
     config.target("x86_64-unknown-linux-gnu").map_err(error)?;
     config.epoch_interruption(interruptible).max_wasm_stack(1 << 20);
+    // Its default is to inline nothing.
+    if inlining {
+        config.compiler_inlining(wasmtime::Inlining::Yes);
+    }
     let host = level()?;
     for (level, flags) in [(CpuLevel::V2, &V2[..]), (CpuLevel::V3, &V3), (CpuLevel::V4, &V4)] {
         for flag in flags.iter().filter(|_| level <= host) {
@@ -46,7 +50,7 @@ fn config(interruptible: bool) -> Result<Config> {
 /// # Errors
 /// When it can't be compiled.
 pub fn compile(wasm: &[u8]) -> Result<Vec<u8>> {
-    wasmtime::Engine::new(&config(false)?).and_then(|engine| engine.precompile_module(wasm)).map_err(error)
+    wasmtime::Engine::new(&config(false, false)?).and_then(|engine| engine.precompile_module(wasm)).map_err(error)
 }
 
 /// Wasmtime with its pooling allocator.
@@ -59,8 +63,8 @@ impl Wasmtime {
     ///
     /// # Errors
     /// When the machine can't have it.
-    pub fn new(interruptible: bool) -> Result<Self> {
-        let mut config = config(interruptible)?;
+    pub fn new(interruptible: bool, inlining: bool) -> Result<Self> {
+        let mut config = config(interruptible, inlining)?;
         let mut pool = PoolingAllocationConfig::new();
         pool.table_elements(200_000).max_core_instance_size(16 << 20).total_core_instances(64).total_memories(64).total_tables(64);
         // So that a slot can be used again without page faults, as the native engine's slots are.
@@ -125,6 +129,10 @@ impl Engine for Wasmtime {
                 _ => Ok((time, store.data_mut().take_output())),
             }
         }))
+    }
+
+    fn code_size(&self, wasm: &[u8]) -> Result<usize> {
+        self.engine.precompile_module(wasm).map(|code| code.len()).map_err(error)
     }
 
     fn opening(&self, wasm: &[u8], scratch: &Path) -> Result<Opening> {

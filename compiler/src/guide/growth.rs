@@ -7,11 +7,14 @@ use std::collections::{HashMap, HashSet};
 use wasmparser::Operator;
 
 /// How much the module may grow, in hundredths of the size of its bodies.
-const GROWTH: usize = 20;
+const GROWTH: usize = 10;
 /// A function of more bytes than this, with what came into it, goes nowhere.
 const LARGEST: usize = 2000;
-/// A function does not become larger than this by what comes into it, unless it is already: Cranelift's time grows faster than a function.
-const MOST: usize = 60_000;
+/// A function of more bytes than this is large: the loop of an interpreter, for example. It lacks registers without anything that comes into it, and
+/// Cranelift's time grows faster than a function. Only what is hardly more than the call comes in.
+const LARGE: usize = 16_000;
+/// What may come into a large function, in bytes.
+const TINY: usize = 80;
 /// What a call costs, in bytes of code: so much of the growth is won back.
 const CALL: usize = 12;
 /// A call that has less than this share of all that was counted is not worth anything.
@@ -84,8 +87,8 @@ impl Chosen {
         for call in candidates {
             let whole = |function: u32| size(function) + grown.get(&function).copied().unwrap_or(0);
             let cost = whole(call.callee).saturating_sub(CALL);
-            let fits =
-                cost <= budget && whole(call.callee) <= LARGEST && (whole(call.caller) + cost <= MOST.max(size(call.caller) + LARGEST));
+            let largest = if whole(call.caller) > LARGE { TINY } else { LARGEST };
+            let fits = cost <= budget && whole(call.callee) <= largest;
             if !fits || reaches(&into, call.callee, call.caller) {
                 continue;
             }

@@ -206,7 +206,11 @@ fn count_in(module: &Module<'_>, body: &Body<'_>, plan: &FunctionPlan, places: P
             }
             Operator::CallIndirect { .. } | Operator::ReturnCallIndirect { .. } => {
                 if let Some((place, _)) = plan.calls.get(&offset) {
-                    sink.local_tee(scratch).i32_const(place.cast_signed()).local_get(scratch).call(places.record);
+                    // What was called first is mostly called again.
+                    sink.local_tee(scratch).i32_const(0).i64_load(places.at(*place));
+                    sink.local_get(scratch).i64_extend_i32_u().i64_const(1).i64_add().i64_eq().if_(BlockType::Empty);
+                    places.count(&mut sink, place + COUNTER);
+                    sink.else_().i32_const(place.cast_signed()).local_get(scratch).call(places.record).end();
                 }
                 if let Some(place) = counter(offset, 0) {
                     places.count(&mut sink, place);

@@ -18,7 +18,8 @@ use std::process::ExitCode;
 #[command(
     after_help = "Parts: open (from a code object's file, or from the store, to an instance that is ready), slots (an instance taken and given
 back, without the time in which the guest writes to pages), kernels and corpus (steady state, thread time), compile (time and peak memory, each in
-a process of its own), interrupt (what interrupt checks cost in kernels and corpus). Systems run in turns; results that differ end the benchmark.
+a process of its own), interrupt (what interrupt checks cost in kernels and corpus), profile (steady state of code that a profile of other inputs steers),
+passes (what each use of the profile brings). Systems run in turns; results that differ end the benchmark.
 
 Examples:
   preheat bench engine --part slots,open
@@ -58,6 +59,8 @@ enum Part {
     Corpus,
     Compile,
     Interrupt,
+    Profile,
+    Passes,
 }
 
 impl From<Part> for engine::Part {
@@ -69,6 +72,8 @@ impl From<Part> for engine::Part {
             Part::Corpus => Self::Corpus,
             Part::Compile => Self::Compile,
             Part::Interrupt => Self::Interrupt,
+            Part::Profile => Self::Profile,
+            Part::Passes => Self::Passes,
         }
     }
 }

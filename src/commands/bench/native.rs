@@ -3,16 +3,19 @@
 use ::preheat::{Digest, Home, LoadOptions, Store as Blobs, TARGET, TrustPolicy};
 use anyhow::{Context as _, Result, bail};
 use preheat_bench::engine::guest::{Guest, Outcome};
+use preheat_bench::engine::steered::Lesson;
 use preheat_bench::engine::wasmtime::level;
 use preheat_bench::engine::{Engine, Kernel, Opening, Ours, Program, Slot, System, thread_time};
-use preheat_compiler::{CompileOptions, Compiler};
+use preheat_compiler::{COUNTERS, CompileOptions, Compiler, Instrumented, Passes};
 use preheat_image::manifest::{Artefact, Variant};
+use preheat_image::profile::{Contribution, Method, Profile, Rules, Summary};
 use preheat_image::statement::Kind;
 use preheat_image::{KeyFields, Manifest, Statement, media};
 use preheat_loader::TrustedCode;
-use preheat_native::{Caller, Config, Error, ExternType, Linker, Module, PoolLimits, Store, Val, WrittenPages};
+use preheat_native::{Caller, Config, Error, ExternType, InstancePre, Linker, Module, PoolLimits, Store, Val, WrittenPages};
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// All systems that are the native engine. Their code is in one home.
@@ -30,8 +33,8 @@ fn compiler(interruptible: bool) -> Result<Compiler> {
     Ok(Compiler::new(CompileOptions { interruptible, ..CompileOptions::new(level()?) })?)
 }
 
-impl Ours for Native {
-    fn engine(&self, system: System) -> Result<Box<dyn Engine>> {
+impl Native {
+    fn in_process(&self, system: System) -> Result<InProcess> {
         let written_pages = match system {
             System::Pagemap => Some(WrittenPages::Pagemap),
             System::Remap => Some(WrittenPages::Remap),
@@ -41,14 +44,71 @@ impl Ours for Native {
         let memories = PoolLimits { pages: 4096, ..PoolLimits::default() };
         let config = Config { prepared: 4, stack: 8 << 20, memories, written_pages, ..Config::default() };
         self.home.builder_signer()?;
-        Ok(Box::new(InProcess {
+        Ok(InProcess {
             compiler: compiler(system != System::Unchecked)?,
+            counting: system == System::Counting,
             from_store: system == System::FromStore,
             engine: preheat_native::Engine::new(config)?,
             home: self.home.clone(),
             blobs: self.home.store()?,
             policy: self.home.trust()?,
-        }))
+        })
+    }
+}
+
+impl Ours for Native {
+    fn engine(&self, system: System) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(self.in_process(system)?))
+    }
+
+    fn train(&self, wasm: &[u8], lesson: &Lesson<'_>) -> Result<Summary> {
+        let counting = Instrumented::new(wasm)?;
+        let engine = self.in_process(System::Native)?;
+        let counters = match lesson {
+            Lesson::Kernel(times) => {
+                let (mut store, instance) = engine.instance(counting.wasm())?;
+                instance.typed_func::<i32, i64>(&store, "run")?.call(&mut store, *times)?;
+                instance.memory(&store, COUNTERS).context("no counters")?.bytes(&store).to_vec()
+            }
+            Lesson::Program(args, stdin) => {
+                let (pre, _) = engine.linked(counting.wasm())?;
+                let mut store = Store::new(&engine.engine, Guest::new(args, stdin))?;
+                let instance = pre.instantiate(&mut store)?;
+                let result = instance.typed_func::<(), ()>(&store, "_start")?.call(&mut store, ());
+                if let Err(error) = result
+                    && !store.data().has_exited()
+                {
+                    bail!("{error}");
+                }
+                instance.memory(&store, COUNTERS).context("no counters")?.bytes(&store).to_vec()
+            }
+        };
+        let mut profile = Profile::new(counting.source());
+        profile.insert(Contribution {
+            contributor: "bench".into(),
+            at: 0,
+            method: Method::Counted,
+            origin: preheat_compiler::COMPILER.into(),
+            calls: 1,
+            functions: counting.read(&counters, None)?,
+        })?;
+        Ok(profile.evaluate(&Rules::new(0))?)
+    }
+
+    fn steered(&self, system: System, profile: Arc<Summary>) -> Result<Box<dyn Engine>> {
+        let without = match system {
+            System::WithoutLayout => "layout",
+            System::WithoutBlocks => "blocks",
+            System::WithoutInline => "inline",
+            System::WithoutCalls => "calls",
+            System::WithoutTables => "tables",
+            System::WithoutCold => "cold",
+            _ => "",
+        };
+        let passes = Passes::ALL.with(without, false).unwrap_or(Passes::ALL);
+        let mut engine = self.in_process(System::Native)?;
+        engine.compiler = compiler(true)?.with_profile(profile, passes);
+        Ok(Box::new(engine))
     }
 
     fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>> {
@@ -63,6 +123,8 @@ impl Ours for Native {
 
 struct InProcess {
     compiler: Compiler,
+    /// Modules are compiled with counters in them.
+    counting: bool,
     from_store: bool,
     engine: preheat_native::Engine,
     home: Home,
@@ -91,6 +153,10 @@ impl InProcess {
     }
 
     fn load(&self, wasm: &[u8]) -> Result<Module> {
+        if self.counting {
+            let counting = Instrumented::new(wasm)?;
+            return Ok(Module::load(&self.engine, trusted(&self.blobs, &self.build(counting.wasm())?, &self.policy)?)?);
+        }
         Ok(Module::load(&self.engine, trusted(&self.blobs, &self.build(wasm)?, &self.policy)?)?)
     }
 }
@@ -99,15 +165,14 @@ fn trusted(blobs: &Blobs, image: &Digest, policy: &TrustPolicy) -> Result<Truste
     Ok(blobs.load(image, policy, LoadOptions::default())?.code(preheat_compiler::ENGINE, TARGET, level()?)?)
 }
 
-impl Engine for InProcess {
-    fn kernel(&self, wasm: &[u8]) -> Result<Kernel> {
+impl InProcess {
+    fn instance(&self, wasm: &[u8]) -> Result<(Store<()>, preheat_native::Instance)> {
         let mut store = Store::new(&self.engine, ())?;
         let instance = Linker::new().instantiate(&mut store, &self.load(wasm)?)?;
-        let run = instance.typed_func::<i32, i64>(&store, "run")?;
-        Ok(Box::new(move |times| Ok(run.call(&mut store, times)?)))
+        Ok((store, instance))
     }
 
-    fn program(&self, wasm: &[u8]) -> Result<Program> {
+    fn linked(&self, wasm: &[u8]) -> Result<(InstancePre<Guest>, Module)> {
         let module = self.load(wasm)?;
         let mut linker = Linker::<Guest>::new();
         // Go imports some functions twice.
@@ -131,7 +196,25 @@ impl Engine for InProcess {
             };
             linker.func_new(import.module, import.name, ty, function)?;
         }
-        let (engine, pre) = (self.engine.clone(), linker.instantiate_pre(&module)?);
+        Ok((linker.instantiate_pre(&module)?, module))
+    }
+}
+
+impl Engine for InProcess {
+    fn code_size(&self, wasm: &[u8]) -> Result<usize> {
+        let counting = if self.counting { Some(Instrumented::new(wasm)?) } else { None };
+        Ok(self.compiler.compile(counting.as_ref().map_or(wasm, Instrumented::wasm), Digest::ZERO)?.len())
+    }
+
+    fn kernel(&self, wasm: &[u8]) -> Result<Kernel> {
+        let (mut store, instance) = self.instance(wasm)?;
+        let run = instance.typed_func::<i32, i64>(&store, "run")?;
+        Ok(Box::new(move |times| Ok(run.call(&mut store, times)?)))
+    }
+
+    fn program(&self, wasm: &[u8]) -> Result<Program> {
+        let (pre, _) = self.linked(wasm)?;
+        let engine = self.engine.clone();
         Ok(Box::new(move |guest| {
             let mut store = Store::new(&engine, guest)?;
             let instance = pre.instantiate(&mut store)?;
