@@ -323,6 +323,7 @@ fn bucket_at(addr: std::net::SocketAddr) -> BucketConfig {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_over_one_bucket_lose_nothing_and_never_go_back() {
     let Some(s3) = S3::start() else { return };
+    s3.assert_refuses_stale_writes().await;
     let bucket = bucket_at(s3.addr);
     let one = Service::with(&["alice"], |config| config.bucket = Some(bucket.clone())).await;
     let two = Service::with(&["bob"], |config| config.bucket = Some(bucket.clone())).await;
