@@ -2,6 +2,7 @@
 
 mod combine;
 mod record;
+mod share;
 mod show;
 
 use super::Global;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Record, show, unite and compare profiles: what runs of a module teach the compiler
+/// Record, show, unite, compare and share profiles: what runs of a module teach the compiler
 #[derive(Args)]
 #[command(after_help = "A profile steers how fast code is and never what it does. `build --profile` uses one.
 
@@ -20,7 +21,9 @@ Examples:
   preheat profile record app.wasm --input a.json --input b.json -o app.profile
   preheat profile show app.profile --wasm app.wasm
   preheat profile merge monday.profile tuesday.profile -o week.profile
-  preheat build app.wasm --profile week.profile --tag app:v2")]
+  preheat build app.wasm --profile week.profile --tag app:v2
+  preheat profile push app.profile cache.example/team
+  preheat profile pull cache.example/team --wasm app.wasm -o app.summary")]
 pub(crate) struct Profile {
     #[command(subcommand)]
     action: Action,
@@ -32,6 +35,8 @@ enum Action {
     Show(show::Show),
     Merge(combine::Merge),
     Diff(combine::Diff),
+    Push(share::Push),
+    Pull(share::Pull),
 }
 
 impl Profile {
@@ -41,6 +46,8 @@ impl Profile {
             Action::Show(command) => command.execute(global),
             Action::Merge(command) => command.execute(global),
             Action::Diff(command) => command.execute(global),
+            Action::Push(command) => command.execute(global),
+            Action::Pull(command) => command.execute(global),
         }
     }
 }
