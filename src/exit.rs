@@ -1,7 +1,8 @@
 //! Exit codes. They are part of the interface: `docs/cli.md` lists them.
 
+use preheat::profile::ProfileError;
 use preheat::remote::{ClientError, RemoteError};
-use preheat::{BuildError, RunError, StoreError, TrustError};
+use preheat::{BuildError, RecordError, RunError, StoreError, TrustError};
 pub(crate) use preheat_call::exit::{BAD_INPUT, FAILED, NOT_FOUND, REFUSED, STORAGE, TIMEOUT, UNSUPPORTED, of_guest};
 use preheat_call::exit::{of_run, of_store};
 use std::process::ExitCode;
@@ -61,7 +62,14 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<RunError>() {
         return Some(of_run(error));
     }
-    None
+    if let Some(error) = cause.downcast_ref::<RecordError>() {
+        return match error {
+            RecordError::Build(error) => code_of_cause(error),
+            RecordError::Run { source, .. } => Some(of_run(source)),
+            RecordError::Profile(_) => Some(BAD_INPUT),
+        };
+    }
+    cause.is::<ProfileError>().then_some(BAD_INPUT)
 }
 
 /// Tells a person what went wrong, and the caller by the exit code.

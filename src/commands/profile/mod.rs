@@ -8,6 +8,7 @@ mod show;
 use super::Global;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use preheat::BuildError;
 use preheat::profile::{Profile as Contributions, Rules, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -57,17 +58,29 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Why a file is not what it should be.
+fn bad(path: &Path, what: impl std::fmt::Display) -> BuildError {
+    BuildError::Input { name: path.display().to_string(), what: what.to_string() }
+}
+
+/// Reads a file whole.
+fn read_input(path: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|source| BuildError::Read { path: path.to_owned(), source })
+}
+
 /// Reads a file whole, but none that is larger than a profile may be.
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let size = std::fs::metadata(path).with_context(|| format!("can't read {}", path.display()))?.len();
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    let size = std::fs::metadata(path).map_err(|source| BuildError::Read { path: path.to_owned(), source })?.len();
     let most = preheat::profile::MAX_SIZE as u64;
-    anyhow::ensure!(size <= most, "{} is no profile: it has {size} bytes, and a profile has at most {most}", path.display());
-    std::fs::read(path).with_context(|| format!("can't read {}", path.display()))
+    if size > most {
+        return Err(bad(path, format!("no profile: it has {size} bytes, and a profile has at most {most}")));
+    }
+    read_input(path)
 }
 
 /// A profile with its contributions.
-fn contributions(path: &Path) -> anyhow::Result<Contributions> {
-    Contributions::parse(&read(path)?).with_context(|| format!("{} is no profile", path.display()))
+fn contributions(path: &Path) -> Result<Contributions, BuildError> {
+    Contributions::parse(&read(path)?).map_err(|error| bad(path, error))
 }
 
 /// What a file says as a whole: a summary, or a profile whose contributions are added up as of now.
@@ -76,10 +89,10 @@ pub(super) fn summary(path: &Path) -> anyhow::Result<Summary> {
     if let Ok(summary) = Summary::parse(&bytes) {
         return Ok(summary);
     }
-    let profile = Contributions::parse(&bytes).with_context(|| format!("{} is no profile", path.display()))?;
+    let profile = Contributions::parse(&bytes).map_err(|error| bad(path, error))?;
     // At the time of the newest one, so that the same profile always gives the same code.
     let newest = profile.contributions().values().map(|contribution| contribution.at).max().unwrap_or(0);
-    profile.evaluate(&Rules::new(newest)).with_context(|| format!("{} can't be added up", path.display()))
+    Ok(profile.evaluate(&Rules::new(newest)).map_err(|error| bad(path, error))?)
 }
 
 /// Writes a file as a whole or not at all.
