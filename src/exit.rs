@@ -1,13 +1,16 @@
 //! Exit codes. They are part of the interface: `docs/cli.md` lists them.
 
 use preheat::remote::{ClientError, RemoteError};
-use preheat::{BuildError, RunError, StoreError, TrustError};
+use preheat::{ApplyError, BuildError, RecordError, RunError, StoreError, TrustError};
 pub(crate) use preheat_call::exit::{BAD_INPUT, FAILED, NOT_FOUND, REFUSED, STORAGE, TIMEOUT, UNSUPPORTED, of_guest};
 use preheat_call::exit::{of_run, of_store};
 use std::process::ExitCode;
 
 /// A cache does not answer, or does not let us in.
 pub(crate) const UNREACHABLE: u8 = 127;
+
+/// What was asked for would not pay: nothing failed, and nothing was changed.
+pub(crate) const NOT_CLEAR: u8 = 1;
 
 /// The exit code for an error: that of the first of its causes that has one.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
@@ -57,6 +60,16 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             ClientError::Local { .. } | ClientError::StorageFull { .. } => STORAGE,
             _ => UNREACHABLE,
         });
+    }
+    // What these pass on is not among their causes.
+    if let Some(RecordError::Build(error)) = cause.downcast_ref::<RecordError>() {
+        return code_of_cause(error);
+    }
+    match cause.downcast_ref::<ApplyError>() {
+        Some(ApplyError::Build(error)) => return code_of_cause(error),
+        Some(ApplyError::Deadline(_)) => return Some(TIMEOUT),
+        Some(ApplyError::Moved { .. }) => return Some(FAILED),
+        _ => {}
     }
     if let Some(error) = cause.downcast_ref::<RunError>() {
         return Some(of_run(error));

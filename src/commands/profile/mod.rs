@@ -1,18 +1,20 @@
 //! `preheat profile`: what runs of a module teach.
 
+mod apply;
 mod combine;
 mod record;
 mod show;
 
 use super::Global;
 use anyhow::Context as _;
+pub(super) use apply::shown as shown_ratio;
 use clap::{Args, Subcommand};
 use preheat::profile::{Profile as Contributions, Rules, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Record, show, unite and compare profiles: what runs of a module teach the compiler
+/// Record, show, unite, compare and apply profiles: what runs of a module teach the compiler
 #[derive(Args)]
 #[command(after_help = "A profile steers how fast code is and never what it does. `build --profile` uses one.
 
@@ -20,7 +22,9 @@ Examples:
   preheat profile record app.wasm --input a.json --input b.json -o app.profile
   preheat profile show app.profile --wasm app.wasm
   preheat profile merge monday.profile tuesday.profile -o week.profile
-  preheat build app.wasm --profile week.profile --tag app:v2")]
+  preheat build app.wasm --profile week.profile --tag app:v2
+  preheat profile apply app:v1 --profile week.profile --requests ./requests --tag app:v1
+                                                   only if recorded requests show that it is faster and does the same")]
 pub(crate) struct Profile {
     #[command(subcommand)]
     action: Action,
@@ -32,6 +36,7 @@ enum Action {
     Show(show::Show),
     Merge(combine::Merge),
     Diff(combine::Diff),
+    Apply(apply::Apply),
 }
 
 impl Profile {
@@ -41,6 +46,7 @@ impl Profile {
             Action::Show(command) => command.execute(global),
             Action::Merge(command) => command.execute(global),
             Action::Diff(command) => command.execute(global),
+            Action::Apply(command) => command.execute(global),
         }
     }
 }
