@@ -67,6 +67,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     match cause.downcast_ref::<ApplyError>() {
         Some(ApplyError::Build(error)) => return code_of_cause(error),
+        Some(ApplyError::Load { source, .. } | ApplyError::Run { source, .. }) => return Some(of_run(source)),
         Some(ApplyError::Deadline(_)) => return Some(TIMEOUT),
         Some(ApplyError::Moved { .. }) => return Some(FAILED),
         _ => {}

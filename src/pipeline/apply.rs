@@ -44,7 +44,7 @@ pub enum ApplyError {
         /// The image.
         image: Digest,
         /// Why.
-        source: RunError,
+        source: Box<RunError>,
     },
     /// The image that is there could not answer.
     #[error("the present image can't be called with request `{}`", request.escape_debug())]
@@ -52,7 +52,7 @@ pub enum ApplyError {
         /// The request.
         request: String,
         /// Why.
-        source: RunError,
+        source: Box<RunError>,
     },
     /// A request that does not come to its end shows nothing.
     #[error("request `{}` does not come to its end in time on either image; give it more with --timeout, or leave it out", .0.escape_debug())]
@@ -394,7 +394,7 @@ fn usage(what: String) -> ApplyError {
 
 /// Maps an image in an engine of its own, and says which of its code objects this host runs, and for which CPU level that is.
 fn load(image: &TrustedImage) -> Result<(Loaded, (Digest, CpuLevel)), ApplyError> {
-    let failed = |source| ApplyError::Load { image: image.digest(), source };
+    let failed = |source: RunError| ApplyError::Load { image: image.digest(), source: source.into() };
     let level = CpuLevel::of_host().ok_or_else(|| usage("this host is no x86-64".into()))?;
     let code: TrustedCode = image.code(Engine::Native.name(), TARGET, level)?;
     let digest = code.file().artefact().digest;

@@ -181,7 +181,9 @@ pub(super) fn replay(
             for which in order {
                 let answered = answer(which, number);
                 match which {
-                    Which::Control => control = Some(answered.map_err(|source| ApplyError::Run { request: (*name).to_owned(), source })?),
+                    Which::Control => {
+                        control = Some(answered.map_err(|source| ApplyError::Run { request: (*name).to_owned(), source: source.into() })?)
+                    }
                     // A candidate that can't be run is no failure of what is there.
                     Which::Candidate => candidate = Some(answered.unwrap_or_else(|error| (failed(&error), 0))),
                 }
