@@ -1,5 +1,6 @@
 //! Exit codes. They are part of the interface: `docs/cli.md` lists them.
 
+use preheat::profile::ProfileError;
 use preheat::remote::{ClientError, RemoteError};
 use preheat::{ApplyError, BuildError, RecordError, RunError, StoreError, TrustError};
 pub(crate) use preheat_call::exit::{BAD_INPUT, FAILED, NOT_FOUND, REFUSED, STORAGE, TIMEOUT, UNSUPPORTED, of_guest};
@@ -61,10 +62,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             _ => UNREACHABLE,
         });
     }
-    // What these pass on is not among their causes.
-    if let Some(RecordError::Build(error)) = cause.downcast_ref::<RecordError>() {
-        return code_of_cause(error);
-    }
+    // What it passes on is not among its causes.
     match cause.downcast_ref::<ApplyError>() {
         Some(ApplyError::Build(error)) => return code_of_cause(error),
         Some(ApplyError::Load { source, .. } | ApplyError::Run { source, .. }) => return Some(of_run(source)),
@@ -75,7 +73,14 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<RunError>() {
         return Some(of_run(error));
     }
-    None
+    if let Some(error) = cause.downcast_ref::<RecordError>() {
+        return match error {
+            RecordError::Build(error) => code_of_cause(error),
+            RecordError::Run { source, .. } => Some(of_run(source)),
+            RecordError::Profile(_) => Some(BAD_INPUT),
+        };
+    }
+    cause.is::<ProfileError>().then_some(BAD_INPUT)
 }
 
 /// Tells a person what went wrong, and the caller by the exit code.

@@ -22,6 +22,7 @@ mod error;
 mod leases;
 mod listen;
 mod log;
+mod merge;
 mod metrics;
 mod namespaces;
 mod pace;

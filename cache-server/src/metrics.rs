@@ -25,7 +25,7 @@ pub(crate) struct RouteLabels {
 /// What was looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct LookupLabels {
-    /// `blob` or `entry`.
+    /// `blob`, `entry` or `profile`.
     kind: &'static str,
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in_flight: Level,
     /// Bytes that are free for blobs.
     pub(crate) storage_free: Level,
+    /// Time to add up a profile.
+    pub(crate) profile_merge_seconds: Histogram,
 }
 
 fn latency() -> Histogram {
@@ -87,6 +89,7 @@ impl Metrics {
             requests_running: Level::default(),
             bytes_in_flight: Level::default(),
             storage_free: Level::default(),
+            profile_merge_seconds: latency(),
         };
         metrics.registered()
     }
@@ -95,8 +98,12 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register("requests", "Requests by method, route and status", self.requests.clone());
         registry.register_with_unit("request", "Time to the last byte of the answer", Unit::Seconds, self.seconds.clone());
-        registry.register("hits", "Blobs and entries that were asked for and there", self.hits.clone());
-        registry.register("misses", "Blobs and entries that were asked for and not there", self.misses.clone());
+        registry.register("hits", "Blobs, entries and summaries of profiles that were asked for and there", self.hits.clone());
+        registry.register(
+            "misses",
+            "Blobs and entries that were asked for and not there, summaries that had to be made",
+            self.misses.clone(),
+        );
         registry.register("errors", "Requests that failed for a reason of the service's own", self.errors.clone());
         registry.register_with_unit("received", "Bytes of uploads, as they came", Unit::Bytes, self.bytes_received.clone());
         registry.register_with_unit("sent", "Bytes of answers", Unit::Bytes, self.bytes_sent.clone());
@@ -108,6 +115,7 @@ impl Metrics {
         registry.register("requests_running", "Requests under way", self.requests_running.clone());
         registry.register_with_unit("in_flight", "Bytes of blobs in memory", Unit::Bytes, self.bytes_in_flight.clone());
         registry.register_with_unit("storage_free", "Bytes that are free for blobs", Unit::Bytes, self.storage_free.clone());
+        registry.register_with_unit("profile_merge", "Time to add up a profile", Unit::Seconds, self.profile_merge_seconds.clone());
         self
     }
 
@@ -128,6 +136,11 @@ impl Metrics {
     /// Counts lookups of entries.
     pub(crate) fn entries_looked_up(&self, hits: u64, misses: u64) {
         self.looked_up("entry", hits, misses);
+    }
+
+    /// Counts lookups of profiles' summaries: a miss is one that had to be made.
+    pub(crate) fn profiles_looked_up(&self, hits: u64, misses: u64) {
+        self.looked_up("profile", hits, misses);
     }
 
     fn looked_up(&self, kind: &'static str, hits: u64, misses: u64) {

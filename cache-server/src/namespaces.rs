@@ -172,7 +172,7 @@ impl Namespaces {
 
     async fn remove_contents(&self, blobs: &dyn Blobs, namespace: &Namespace) -> Result<(), StorageError> {
         let _one = self.removing.lock().await;
-        for kind in ["ac", "st", "profiles"] {
+        for kind in ["ac", "st", "profiles", "generations"] {
             for record in self.meta.list(&format!("{kind}/{namespace}/")).await? {
                 self.meta.delete(&record).await?;
             }

@@ -11,12 +11,14 @@
 //! | `root/current`, `root/{number:012}` | the envelope of the root, and of those before it |
 //! | `revocations` | the envelope of the revocation list |
 //! | `profiles/{ns}/{source}/{id}` | [`ContributionRecord`]; the contribution itself is a blob of the namespace |
+//! | `generations/{ns}/{source}` | [`Generation`] |
 //! | `stats/{ns}` | [`Count`] |
 //!
 //! Digests in keys are 64 hexadecimal digits. `leases/` and `gc/` are the collection's own.
 
 use crate::storage::Namespace;
 use preheat_image::Digest;
+use preheat_image::api::ProfileReport;
 use serde::{Deserialize, Serialize};
 
 /// An entry of a raw namespace: its value is a blob of that namespace.
@@ -57,6 +59,20 @@ pub(crate) struct ContributionRecord {
     pub(crate) at: u64,
     /// Who brought it.
     pub(crate) by: String,
+    /// How many requests it covers; not in records of before contributions were looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) calls: Option<u64>,
+}
+
+/// What was last added up of a profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Generation {
+    /// Goes up whenever another set of contributions was added up.
+    pub(crate) number: u64,
+    /// Stands for the set.
+    pub(crate) set: Digest,
+    /// The sums of this set, by different rules; the last one made is last. Their bytes are blobs of the namespace.
+    pub(crate) sums: Vec<ProfileReport>,
 }
 
 /// Before the names of all namespaces' records.
@@ -109,4 +125,9 @@ pub(crate) fn contributions_prefix(namespace: &Namespace, source: &Digest) -> St
 /// The record of a contribution.
 pub(crate) fn contribution_key(namespace: &Namespace, source: &Digest, id: &Digest) -> String {
     format!("{}{}", contributions_prefix(namespace, source), id.hex())
+}
+
+/// The record of what was last added up of a profile.
+pub(crate) fn generation_key(namespace: &Namespace, source: &Digest) -> String {
+    format!("generations/{namespace}/{}", source.hex())
 }

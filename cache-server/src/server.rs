@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +80,7 @@ impl Server {
             metrics,
             budget: Arc::new(Budget::new(config.limits.bytes_in_flight)),
             verified: Arc::new(Verified::new(config.limits.verified_bytes, Duration::from_secs(config.limits.verified_seconds))),
+            merging: Semaphore::new(1),
             meta,
             stopping: stopping.clone(),
             config: Arc::new(config),

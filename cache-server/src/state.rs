@@ -11,6 +11,7 @@ use crate::storage::{Blobs, Meta};
 use crate::trust::ServerTrust;
 use crate::verified::Verified;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// The service.
@@ -27,6 +28,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) verified: Arc<Verified>,
+    /// Whoever adds up a profile holds the one permit.
+    pub(crate) merging: Semaphore,
     /// Done when the service is to end: background tasks stop, `/readyz` says no.
     pub(crate) stopping: CancellationToken,
 }

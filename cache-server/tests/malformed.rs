@@ -10,6 +10,7 @@ use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::Descriptor;
 use preheat_image::names::{MoveKind, Names, SignedNames};
+use preheat_image::profile::{BodyDigest, Contribution, FunctionProfile, Method as How, Profile, ShapeDigest, Site, SiteCounts};
 use preheat_image::statement::Kind;
 use preheat_image::{Digest, KeyFields, Statement, media};
 use reqwest::{Method, StatusCode};
@@ -325,6 +326,21 @@ async fn a_thousand_malformed_requests_of_each_kind_are_only_refused() {
             question = "[".repeat(200_000).into_bytes();
         }
         world.request("POST", "/v1/namespaces/team/find-missing", "", &question)
+    })
+    .await;
+    let mut profile = Profile::new(Digest::of(b"wasm"));
+    let sites = vec![Site { offset: 3, counts: SiteCounts::Branch { reached: 300, taken: 200 } }];
+    let (body, shape) = (BodyDigest::of(b"b"), ShapeDigest::of(b"s"));
+    let functions = vec![FunctionProfile { index: 1, body, shape, first: Some(0), entries: 500, sites }];
+    let (contributor, origin) = ("a".to_owned(), "b".to_owned());
+    profile.insert(Contribution { contributor, at: 1, method: How::Counted, origin, calls: 1, functions }).unwrap();
+    let profile = profile.to_bytes();
+    a_thousand(&world, "contributions and summaries of them", Answer::Any, |dice| {
+        let path = format!("/v1/namespaces/team/profiles/{}", Digest::of(b"wasm").hex());
+        match dice.below(20) {
+            0 => world.request("GET", &format!("{path}/summary?{}", dice.spoil_head("half-life=7200&cap=5")), "", b""),
+            _ => world.request("POST", &path, "", &dice.spoil(&profile)),
+        }
     })
     .await;
     a_thousand(&world, "profiles", Answer::Any, |dice| {

@@ -8,6 +8,7 @@ use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::Descriptor;
 use preheat_image::names::{MoveKind, Names, SignedNames};
+use preheat_image::profile::{Contribution, Method as How, Profile, Summary};
 use preheat_image::revocation::{RevocationList, SignedRevocations};
 use preheat_image::root::{Delegation, Role, Root, SignedRoot};
 use preheat_image::statement::Kind;
@@ -270,11 +271,26 @@ async fn answers_are_what_the_document_says() {
     // Profiles.
     let profile = "/v1/namespaces/{namespace}/profiles/{source}";
     let wasm = ("source", none.as_str());
-    assert_eq!(status(post.clone(), profile, &[team, wasm], b"profile").await, 201);
-    assert_eq!(status(post.clone(), profile, &[team, wasm], b"profile").await, 200);
+    let mut one = Profile::new(Digest::ZERO);
+    let (contributor, origin) = ("x".to_owned(), String::new());
+    one.insert(Contribution { contributor, at: 1, method: How::Counted, origin, calls: 1, functions: Vec::new() }).unwrap();
+    let one = one.to_bytes();
+    assert_eq!(status(post.clone(), profile, &[team, wasm], b"profile").await, 422);
+    assert_eq!(status(get.clone(), &format!("{profile}/summary"), &[team, wasm], b"").await, 404);
+    assert_eq!(status(post.clone(), profile, &[team, wasm], &one).await, 201);
+    assert_eq!(status(post.clone(), profile, &[team, wasm], &one).await, 200);
     assert_eq!(status(get.clone(), profile, &[team, wasm], b"").await, 200);
-    let id = Digest::of(b"profile").hex();
-    assert_eq!(status(get.clone(), "/v1/namespaces/{namespace}/profiles/{source}/{id}", &[team, wasm, ("id", &id)], b"").await, 200);
+    let contribution = format!("{profile}/{{id}}");
+    let id = Digest::of(&one).hex();
+    assert_eq!(status(get.clone(), &contribution, &[team, wasm, ("id", &id)], b"").await, 200);
+    let (found, summary) = service.ask(get.clone(), &format!("{profile}/summary"), &[team, wasm], b"").await;
+    assert_eq!((found, Summary::parse(&summary).unwrap().provenance().calls), (200, 1));
+    let tag = format!("\"{}\"", Digest::of(&summary));
+    let unless = [("if-none-match", tag.as_str())];
+    assert_eq!(service.ask_with(get.clone(), &format!("{profile}/summary"), &[team, wasm], &unless, Vec::new()).await.0, 304);
+    assert_eq!(status(get.clone(), &format!("{profile}/summary.json"), &[team, wasm], b"").await, 200);
+    assert_eq!(status(delete.clone(), &contribution, &[team, wasm, ("id", &id)], b"").await, 204);
+    assert_eq!(status(get.clone(), &format!("{profile}/summary.json"), &[team, wasm], b"").await, 404);
     // Operation.
     assert_eq!(status(post.clone(), "/v1/namespaces/{namespace}/collect", &[team], br#"{"dryRun":true}"#).await, 200);
     for page in ["/v1/statistics", "/v1/openapi.json", "/livez", "/readyz", "/metrics"] {

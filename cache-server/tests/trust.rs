@@ -6,16 +6,18 @@ use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use preheat_cache_server::tokens::{self, NewToken};
 use preheat_cache_server::{Config, Right, Server};
 use preheat_image::api::{
-    Contribution, ContributionList, ErrorBody, NamespaceBuilder, NamespaceConfig, NamespaceKind, NamespaceList, StatementList, Statistics,
+    Contribution, ContributionList, ErrorBody, MAX_CONTRIBUTION, NamespaceBuilder, NamespaceConfig, NamespaceKind, NamespaceList,
+    StatementList, Statistics,
 };
 use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::{Artefact, Descriptor};
 use preheat_image::names::{MoveKind, Names, SignedNames};
+use preheat_image::profile::{BodyDigest, FunctionProfile, Profile, ShapeDigest};
 use preheat_image::revocation::{RevocationList, SignedRevocations};
 use preheat_image::root::{Delegation, Role, Root, SignedRoot};
 use preheat_image::statement::{Envelope, Kind};
-use preheat_image::{Digest, KeyFields, Manifest, Statement, media};
+use preheat_image::{Digest, KeyFields, Manifest, Statement, media, profile};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use std::collections::HashMap;
 use tempfile::TempDir;
@@ -450,16 +452,31 @@ async fn contributions_to_profiles_are_kept_once_and_stay_in_their_namespace() {
     let path = |namespace: &str| format!("/v1/namespaces/{namespace}/profiles/{source}");
     let post =
         async |who: &str, namespace: &str, body: Vec<u8>| service.ask(who, Method::POST, &path(namespace)).body(body).send().await.unwrap();
-    let large = vec![7; 100_000];
-    for (body, status) in [(b"one".to_vec(), 201), (b"one".to_vec(), 200), (large.clone(), 201)] {
-        let size = body.len() as u64;
-        let answer = post("builder", "prod", body).await;
+    let profile = |calls: u64, functions: u32| {
+        let of = |index: u32| FunctionProfile {
+            index,
+            body: BodyDigest::of(&index.to_le_bytes()),
+            shape: ShapeDigest::of(b""),
+            first: None,
+            entries: 1,
+            sites: Vec::new(),
+        };
+        let (contributor, functions) = ("somebody else".to_owned(), (0..functions).map(of).collect());
+        let method = profile::Method::Counted;
+        let one = profile::Contribution { contributor, at: 1, method, origin: String::new(), calls, functions };
+        let mut profile = Profile::new(Digest::of(b"wasm"));
+        profile.insert(one).unwrap();
+        profile.to_bytes()
+    };
+    let (small, large) = (profile(1, 1), profile(2, 10_000));
+    for (body, status) in [(&small, 201), (&small, 200), (&large, 201)] {
+        let answer = post("builder", "prod", body.clone()).await;
         assert_eq!(answer.status().as_u16(), status);
         let contribution: Contribution = answer.json().await.unwrap();
-        assert_eq!((contribution.size, contribution.by.as_str()), (size, "builder"));
+        assert_eq!((contribution.size, contribution.by.as_str()), (body.len() as u64, "builder"));
     }
     let list: ContributionList = service.get("node", &path("prod")).await.json().await.unwrap();
-    let mut expected = [Digest::of(b"one"), Digest::of(&large)];
+    let mut expected = [Digest::of(&small), Digest::of(&large)];
     expected.sort_unstable();
     assert_eq!(list.contributions.iter().map(|one| one.digest).collect::<Vec<_>>(), expected);
     assert_eq!(list.next, None);
@@ -468,15 +485,29 @@ async fn contributions_to_profiles_are_kept_once_and_stay_in_their_namespace() {
     let one = service.get("node", &format!("{}/{}", path("prod"), Digest::of(&large).hex())).await;
     assert_eq!(one.bytes().await.unwrap(), large);
     refused(service.get("node", &format!("{}?more=1", path("prod"))).await, 400, "bad-query").await;
-    refused(post("node", "prod", b"x".to_vec()).await, 403, "forbidden").await;
-    refused(post("tenant", "prod", b"x".to_vec()).await, 404, "no-namespace").await;
-    refused(post("builder", "prod", vec![0; 1024 * 1024 + 1]).await, 413, "too-large").await;
+    refused(post("node", "prod", small.clone()).await, 403, "forbidden").await;
+    refused(post("tenant", "prod", small.clone()).await, 404, "no-namespace").await;
+    refused(post("builder", "prod", vec![0; MAX_CONTRIBUTION + 1]).await, 413, "too-large").await;
     refused(post("builder", "prod", Vec::new()).await, 422, "empty").await;
-    refused(post("operator", "raw", b"x".to_vec()).await, 404, "raw-namespace").await;
-    // An overlay does not show what was contributed below it.
+    refused(post("operator", "raw", small.clone()).await, 404, "raw-namespace").await;
+    // An overlay does not show what was contributed below it, nor what that says together.
     let above: ContributionList = service.get("operator", &path("pr")).await.json().await.unwrap();
     assert!(above.contributions.is_empty());
-    refused(service.get("operator", &format!("{}/{}", path("pr"), Digest::of(b"one").hex())).await, 404, "not-found").await;
+    refused(service.get("operator", &format!("{}/{}", path("pr"), Digest::of(&small).hex())).await, 404, "not-found").await;
+    refused(service.get("operator", &format!("{}/summary", path("pr"))).await, 404, "no-profile").await;
+    // Who may read gets the summary, and only who has every right takes a contribution away.
+    let summary = || format!("{}/summary", path("prod"));
+    for may in ["node", "builder", "operator"] {
+        assert_eq!(service.get(may, &summary()).await.status(), StatusCode::OK, "{may}");
+    }
+    refused(service.get("tenant", &summary()).await, 404, "no-namespace").await;
+    refused(service.get("nobody", &summary()).await, 401, "unauthorized").await;
+    refused(service.get("operator", &format!("{}/summary", path("raw"))).await, 404, "raw-namespace").await;
+    let remove = format!("{}/{}", path("prod"), Digest::of(&small).hex());
+    refused(service.ask("builder", Method::DELETE, &remove).send().await.unwrap(), 403, "forbidden").await;
+    assert_eq!(service.ask("operator", Method::DELETE, &remove).send().await.unwrap().status(), StatusCode::NO_CONTENT);
+    let left: ContributionList = service.get("node", &path("prod")).await.json().await.unwrap();
+    assert_eq!(left.contributions.len(), 1);
 }
 
 #[tokio::test]

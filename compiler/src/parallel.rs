@@ -329,7 +329,7 @@ impl<'a> Worker<'a> {
         match self.library.filter(|library| library.comes_into(index)) {
             Some(library) => {
                 let mut context = std::mem::replace(&mut self.context, Context::new());
-                let result = library.put_into(&mut context, &mut |body| self.to_put_into_others(body), &|| module.describe(index));
+                let result = library.put_into(&mut context, &mut |body| self.make_inlined(body), &|| module.describe(index));
                 self.context = context;
                 result
             }
@@ -338,7 +338,7 @@ impl<'a> Worker<'a> {
     }
 
     /// A function as it comes into others.
-    fn to_put_into_others(&mut self, body: Body<'_>) -> Result<Function, CompileError> {
+    fn make_inlined(&mut self, body: Body<'_>) -> Result<Function, CompileError> {
         let index = body.to_validate.index;
         let outside = std::mem::replace(&mut self.env.inside, true);
         let translated = self.translate(body).and_then(|()| self.put_in(index));

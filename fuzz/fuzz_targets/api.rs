@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use preheat_image::Reference;
 use preheat_image::api::{
     CollectReport, ContributionList, ErrorBody, FindMissing, MAX_STATEMENTS, Missing, NamespaceConfig, NamespaceKind, NamespaceList,
-    NamespaceRow, StatementList, Statistics,
+    NamespaceRow, ProfileReport, StatementList, Statistics,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,7 +21,7 @@ fn read<T: DeserializeOwned + Serialize + PartialEq + Debug>(bytes: &[u8]) -> Op
 
 fuzz_target!(|data: &[u8]| {
     let Some((mode, rest)) = data.split_first() else { return };
-    match mode % 10 {
+    match mode % 11 {
         0 => {
             let Some(list) = read::<StatementList>(rest) else { return };
             let Ok(envelopes) = list.envelopes() else { return };
@@ -42,6 +42,7 @@ fuzz_target!(|data: &[u8]| {
         6 => drop(read::<ContributionList>(rest)),
         7 => drop(read::<Statistics>(rest)),
         8 => drop(read::<CollectReport>(rest)),
+        9 => drop(read::<ProfileReport>(rest)),
         _ => drop(read::<ErrorBody>(rest)),
     }
 });

@@ -21,6 +21,7 @@ mod weights;
 mod wire;
 
 pub use compare::{Diff, FunctionDiff, diff};
+pub use encode::Encoded;
 pub use evaluate::{Evaluator, Known, KnownFunction};
 pub use stale::{How, Matched, Pair, match_functions, remap};
 pub use summary::{FunctionSummary, Provenance, Summary};

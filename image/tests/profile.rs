@@ -179,6 +179,36 @@ fn version_1_has_these_bytes() {
 }
 
 #[test]
+fn the_smallest_contribution_can_be_read() {
+    let smallest = profile([&Contribution { at: 0, origin: String::new(), ..contribution("a", 1, Vec::new()) }]);
+    let bytes = smallest.to_bytes();
+    assert_eq!(Profile::parse(&bytes), Ok(smallest));
+    assert_eq!(Profile::headers(&bytes).unwrap().1.len(), 1);
+}
+
+#[test]
+fn functions_are_read_one_at_a_time_and_add_up_to_the_same() {
+    let all = small();
+    let bytes = all.to_bytes();
+    let (of, encoded) = Profile::encoded(&bytes).unwrap();
+    assert_eq!((of, encoded.len()), (all.source(), all.contributions().len()));
+    // Under names that the plan has chosen.
+    let name = |number: u8| preheat_image::profile::ContributionId::of(&[number]);
+    let mut plan = Plan::new(RULES);
+    for (number, one) in (0..).zip(&encoded) {
+        plan.add(&Header { id: name(number), ..one.header() }).unwrap();
+    }
+    let mut evaluator = Evaluator::new(of, plan);
+    for (number, one) in (0..).zip(&encoded) {
+        let functions: Vec<FunctionProfile> = one.functions().map(Result::unwrap).collect();
+        assert_eq!(functions, all.contributions()[&one.header().id].functions);
+        evaluator.add_encoded(name(number), one).unwrap();
+        evaluator.add_encoded(name(number), one).unwrap();
+    }
+    assert_eq!(evaluator.finish().unwrap(), all.evaluate(&RULES).unwrap());
+}
+
+#[test]
 fn every_cut_and_every_byte_more_is_seen() {
     let profile = small();
     let summary = profile.evaluate(&RULES).unwrap().to_bytes();

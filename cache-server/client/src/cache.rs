@@ -8,9 +8,10 @@ use http::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use preheat_image::api::{
     CollectReport, Contribution, ContributionList, FindMissing, MAX_CONTRIBUTION, Missing, NamespaceConfig, NamespaceList, NamespaceRow,
-    StatementList, Statistics,
+    ProfileReport, StatementList, Statistics,
 };
 use preheat_image::names::{Names, SignedNames};
+use preheat_image::profile::{MAX_SIZE as MAX_PROFILE, Summary};
 use preheat_image::revocation::{RevocationList, SignedRevocations};
 use preheat_image::root::{Root, SignedRoot};
 use preheat_image::signed::{Document, SignedDocument};
@@ -30,6 +31,8 @@ const MAX_STATEMENT_LIST: usize = 16 * 1024 * 1024;
 /// Most bytes of other answers in JSON.
 const MAX_JSON: usize = 8 * 1024 * 1024;
 
+/// The service's word for a profile to which nothing was contributed.
+const NO_PROFILE: &str = "no-profile";
 /// The service's word for a namespace that has no names yet.
 const NO_NAMES: &str = "no-names";
 
@@ -74,6 +77,37 @@ pub struct CurrentNames {
     /// The snapshot.
     pub names: SignedNames,
     /// Its tag, for replacing it.
+    pub etag: Option<ETag>,
+}
+
+/// How contributions are to be weighed; what is not said is as the service does it by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weighing {
+    /// After so many seconds a contribution weighs half; 0: it never weighs less.
+    pub half_life: Option<u64>,
+    /// The most that one contributor can weigh, in requests; 0: there is no such bound.
+    pub cap: Option<u64>,
+}
+
+impl Weighing {
+    fn query(&self) -> Option<String> {
+        let half_life = self.half_life.map(|seconds| format!("half-life={seconds}"));
+        let cap = self.cap.map(|requests| format!("cap={requests}"));
+        let all: Vec<String> = half_life.into_iter().chain(cap).collect();
+        (!all.is_empty()).then(|| all.join("&"))
+    }
+}
+
+/// A profile's summary as a service made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentSummary {
+    /// The summary.
+    pub summary: Summary,
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Their digest.
+    pub digest: Digest,
+    /// Its tag, for asking whether there is another.
     pub etag: Option<ETag>,
 }
 
@@ -407,16 +441,101 @@ impl Cache {
         parse(&url, &answer.body)
     }
 
-    /// Adds a contribution to the profile of a source. The same bytes again change nothing.
+    /// Adds a contribution to the profile of a source: the bytes of a profile that has it alone. The same bytes again change nothing.
     ///
     /// # Errors
-    /// [`ClientError`].
-    pub async fn add_contribution(&self, namespace: &str, source: &Digest, bytes: Bytes) -> Result<(), ClientError> {
+    /// [`ClientError`], [`ClientError::Refused`] when they are no such profile.
+    pub async fn add_contribution(&self, namespace: &str, source: &Digest, bytes: Bytes) -> Result<PutOutcome, ClientError> {
         if bytes.len() > MAX_CONTRIBUTION {
             return Err(ClientError::Invalid(format!("a contribution of {} bytes; at most {MAX_CONTRIBUTION} are taken", bytes.len())));
         }
         let url = self.in_namespace(namespace, &["profiles", &source.hex()])?;
-        self.call(Method::POST, url, content_type("application/octet-stream"), bytes, MAX_JSON).await.map(drop)
+        let answer = self.call(Method::POST, url, content_type("application/octet-stream"), bytes, MAX_JSON).await?;
+        Ok(outcome(&answer))
+    }
+
+    /// What the contributions to the profile of a source say together, as the service adds them up; none where nothing was contributed. It is the
+    /// service that says so: a summary steers speed and never meaning.
+    ///
+    /// # Errors
+    /// [`ClientError`], [`ClientError::NotFound`] when there is no such namespace, or the caller may not read it.
+    pub async fn profile_summary(
+        &self,
+        namespace: &str,
+        source: &Digest,
+        weighing: &Weighing,
+    ) -> Result<Option<CurrentSummary>, ClientError> {
+        self.summary(namespace, source, weighing, HeaderMap::new()).await
+    }
+
+    /// The same, if it is not the one with `tag`: a short question for who asks often. `Ok(None)` when nothing changed.
+    ///
+    /// # Errors
+    /// As [`Self::profile_summary`], and [`ClientError::NotFound`] where nothing was contributed.
+    pub async fn profile_summary_unless(
+        &self,
+        namespace: &str,
+        source: &Digest,
+        weighing: &Weighing,
+        tag: &ETag,
+    ) -> Result<Option<CurrentSummary>, ClientError> {
+        let headers = HeaderMap::from_iter([(IF_NONE_MATCH, tag.0.clone())]);
+        match self.summary(namespace, source, weighing, headers).await {
+            Ok(Some(summary)) if summary.etag.as_ref() == Some(tag) => Ok(None),
+            answer => answer,
+        }
+    }
+
+    async fn summary(
+        &self,
+        namespace: &str,
+        source: &Digest,
+        weighing: &Weighing,
+        headers: HeaderMap,
+    ) -> Result<Option<CurrentSummary>, ClientError> {
+        let mut url = self.in_namespace(namespace, &["profiles", &source.hex(), "summary"])?;
+        url.set_query(weighing.query().as_deref());
+        let unless = headers.contains_key(IF_NONE_MATCH);
+        let answer = self.slow().call(Method::GET, url.clone(), headers, Bytes::new(), MAX_PROFILE).await;
+        let answer = if unless { answer.map(Some) } else { contributed(answer) }?;
+        let Some(answer) = answer.filter(|answer| answer.status != StatusCode::NOT_MODIFIED) else { return Ok(None) };
+        let summary = Summary::parse(&answer.body).map_err(|e| ClientError::bad_format(&shown(&url), &e))?;
+        if summary.source() != *source {
+            return Err(ClientError::BadAnswer { url: shown(&url), what: format!("it is of {}", summary.source()) });
+        }
+        Ok(Some(CurrentSummary { digest: Digest::of(&answer.body), summary, bytes: answer.body, etag: answer.etag.map(ETag) }))
+    }
+
+    /// How that summary came about; none where nothing was contributed.
+    ///
+    /// # Errors
+    /// As [`Self::profile_summary`].
+    pub async fn profile_report(
+        &self,
+        namespace: &str,
+        source: &Digest,
+        weighing: &Weighing,
+    ) -> Result<Option<ProfileReport>, ClientError> {
+        let mut url = self.in_namespace(namespace, &["profiles", &source.hex(), "summary.json"])?;
+        url.set_query(weighing.query().as_deref());
+        let Some(answer) = contributed(self.slow().get(url.clone(), MAX_JSON).await)? else { return Ok(None) };
+        parse(&url, &answer.body).map(Some)
+    }
+
+    /// The same cache for what the service may have to make first.
+    fn slow(&self) -> Self {
+        let Patience { answer, total, .. } = *self.patience();
+        let longer = |time: std::time::Duration| time.max(std::time::Duration::from_secs(120));
+        self.with_patience(Patience { answer: longer(answer), total: longer(total), ..self.patience().clone() })
+    }
+
+    /// Removes a contribution, so that it counts no more. One that is not there is removed already.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_contribution(&self, namespace: &str, source: &Digest, digest: &Digest) -> Result<(), ClientError> {
+        let url = self.in_namespace(namespace, &["profiles", &source.hex(), &digest.hex()])?;
+        self.call(Method::DELETE, url, HeaderMap::new(), Bytes::new(), MAX_JSON).await.map(drop)
     }
 
     /// The contributions to the profile of a source.
@@ -449,6 +568,14 @@ impl Cache {
         let answer = self.get(url.clone(), MAX_CONTRIBUTION).await?;
         let found = Digest::of(&answer.body);
         if found == *digest { Ok(answer.body) } else { Err(ClientError::DigestMismatch { url: shown(&url), wanted: *digest, found }) }
+    }
+}
+
+/// An answer, or nothing where nothing was contributed; not to be seen is something else.
+fn contributed(answer: Result<Answer, ClientError>) -> Result<Option<Answer>, ClientError> {
+    match answer {
+        Err(error @ ClientError::NotFound { .. }) if error.code() != Some(NO_PROFILE) => Err(error),
+        answer => found(answer),
     }
 }
 

@@ -22,7 +22,7 @@ pub mod transfer;
 mod upload;
 
 pub use blob::{Blob, BlobSink, Progress};
-pub use cache::{Cache, CurrentNames, CurrentRevocations, ETag, Expect, PutOutcome};
+pub use cache::{Cache, CurrentNames, CurrentRevocations, CurrentSummary, ETag, Expect, PutOutcome, Weighing};
 pub use caches::Caches;
 pub use config::{CacheConfig, ClientIdentity, Compression, Credentials, Patience, Secret};
 pub use error::ClientError;

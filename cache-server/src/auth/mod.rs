@@ -107,7 +107,7 @@ impl Caller {
         Self(Arc::new(Grant::new(Kind::Anonymous, "anonymous".into(), "", Vec::new())))
     }
 
-    /// The name of the token, certificate or CI job. For logs and lists; it decides nothing.
+    /// The name of the token, certificate or CI job. For logs and lists, and for who contributed to a profile; it decides nothing about rights.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.0.name

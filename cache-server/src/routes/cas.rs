@@ -60,11 +60,21 @@ pub(crate) async fn get_blob(
 }
 
 async fn from_layer(app: &Arc<App>, namespace: &Namespace, digest: &Digest, headers: &HeaderMap) -> Result<Option<Response>, ApiError> {
+    match redirect(app, namespace, digest).await? {
+        Some(redirect) => Ok(Some(redirect)),
+        None => from_here(app, namespace, digest, headers).await,
+    }
+}
+
+/// Answers with a blob of `namespace`, without sending the client elsewhere; None if it is not there.
+pub(crate) async fn from_here(
+    app: &Arc<App>,
+    namespace: &Namespace,
+    digest: &Digest,
+    headers: &HeaderMap,
+) -> Result<Option<Response>, ApiError> {
     let etag = etag(digest);
     let compressed_etag = format!("\"{digest}+zstd\"");
-    if let Some(redirect) = redirect(app, namespace, digest).await? {
-        return Ok(Some(redirect));
-    }
     let Some(blob) = app.blobs.open(namespace, digest).await? else { return Ok(None) };
     if conditions::none_match_fails(headers, &[&etag, &compressed_etag]) {
         return Ok(Some((StatusCode::NOT_MODIFIED, [(ETAG, header(&etag)?)]).into_response()));

@@ -10,7 +10,7 @@ mod names;
 mod namespaces;
 mod openapi;
 mod pages;
-mod profiles;
+pub(crate) mod profiles;
 mod revocations;
 mod root;
 mod statistics;

@@ -8,6 +8,8 @@ use wasmparser::Operator;
 
 /// How much the module may grow, in hundredths of the size of its bodies.
 const GROWTH: usize = 10;
+/// However small it is, it may grow by so many bytes.
+const ANYHOW: usize = 2000;
 /// A function of more bytes than this, with what came into it, goes nowhere.
 const LARGEST: usize = 2000;
 /// A function of more bytes than this is large: the loop of an interpreter, for example. It lacks registers without anything that comes into it, and
@@ -80,7 +82,7 @@ impl Chosen {
         let worth = |call: &Candidate| call.count as f64 / (size(call.callee).saturating_sub(CALL) + 8) as f64;
         candidates.sort_by(|one, other| worth(other).total_cmp(&worth(one)).then(one.offset.cmp(&other.offset)));
 
-        let mut budget = sizes.iter().sum::<usize>() / 100 * GROWTH;
+        let mut budget = (sizes.iter().sum::<usize>() / 100 * GROWTH).max(ANYHOW);
         let mut chosen = Self::default();
         let mut into: HashMap<u32, Vec<u32>> = HashMap::new();
         let mut grown: HashMap<u32, usize> = HashMap::new();

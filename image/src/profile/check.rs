@@ -28,7 +28,8 @@ pub(super) fn contribution(contribution: &Contribution) -> Result<(), String> {
     functions.iter().try_for_each(function)
 }
 
-fn function(function: &FunctionProfile) -> Result<(), String> {
+/// That a function is as its description says.
+pub(super) fn function(function: &FunctionProfile) -> Result<(), String> {
     let index = function.index;
     ensure(index < MAX_FUNCTIONS, || format!("a function with the index {index}, which is not below {MAX_FUNCTIONS}"))?;
     sites(&function.sites).map_err(|what| format!("function {index}: {what}"))

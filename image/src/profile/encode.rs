@@ -17,8 +17,8 @@ pub(super) const HEADER_SIZE: usize = 8 + 4 + 32;
 pub(super) const MIN_FUNCTION: usize = 1 + 16 + 16 + 1 + 1 + 1;
 /// Fewest bytes of a site: where and which kind, and a number.
 const MIN_SITE: usize = 2;
-/// Fewest bytes of a contribution: a contributor of one letter, and seven numbers.
-const MIN_CONTRIBUTION: usize = 8;
+/// Fewest bytes of a contribution: a contributor of one letter, and six numbers.
+const MIN_CONTRIBUTION: usize = 7;
 
 const COUNTED: u64 = 0;
 const SAMPLED: u64 = 1;
@@ -145,18 +145,70 @@ fn read_head(reader: &mut Reader<'_>) -> Result<Contribution, FormatError> {
 }
 
 fn read_contribution(bytes: &[u8]) -> Result<Contribution, FormatError> {
-    let mut reader = Reader::new(FORMAT, bytes);
-    let mut contribution = read_head(&mut reader)?;
-    let count = reader.count(MAX_FUNCTIONS as usize, MIN_FUNCTION, "functions")?;
-    contribution.functions.reserve_exact(count);
-    let mut indices = Ascending::new();
-    for _ in 0..count {
-        let index = read_index(&mut reader, &mut indices)?;
-        contribution.functions.push(read_function(&mut reader, index)?);
+    let encoded = Encoded::read(ContributionId::of(bytes), bytes)?;
+    let mut functions = Vec::with_capacity(encoded.count);
+    for function in encoded.functions() {
+        functions.push(function?);
     }
-    reader.end()?;
-    check::contribution(&contribution).map_err(|what| reader.damaged(what))?;
-    Ok(contribution)
+    Ok(Contribution { functions, ..encoded.head })
+}
+
+/// A contribution as it is in a profile's bytes. Its header was read and checked; its functions are when somebody asks for them, one at a time, so that it
+/// takes no more memory than its bytes, whatever is in them.
+#[derive(Clone)]
+pub struct Encoded<'a> {
+    id: ContributionId,
+    /// Without functions.
+    head: Contribution,
+    count: usize,
+    rest: Reader<'a>,
+}
+
+impl<'a> Encoded<'a> {
+    fn read(id: ContributionId, bytes: &'a [u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(FORMAT, bytes);
+        let head = read_head(&mut reader)?;
+        let count = reader.count(MAX_FUNCTIONS as usize, MIN_FUNCTION, "functions")?;
+        check::contribution(&head).map_err(|what| reader.damaged(what))?;
+        Ok(Self { id, head, count, rest: reader })
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        Header::of(self.id, &self.head)
+    }
+
+    /// How its counts were found.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.head.method
+    }
+
+    /// Its functions, ordered by index. If something in it is wrong, an error is the last; without one, all of it is as it should be.
+    pub fn functions(&self) -> impl Iterator<Item = Result<FunctionProfile, FormatError>> + use<'a> {
+        let (mut reader, mut left, mut indices, mut ended) = (self.rest, self.count, Ascending::new(), false);
+        std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let next = if left > 0 {
+                left -= 1;
+                next_function(&mut reader, &mut indices).map(Some)
+            } else {
+                reader.end().map(|()| None)
+            };
+            ended = !matches!(next, Ok(Some(_)));
+            next.transpose()
+        })
+    }
+}
+
+fn next_function(reader: &mut Reader<'_>, indices: &mut Ascending) -> Result<FunctionProfile, FormatError> {
+    let index = read_index(reader, indices)?;
+    let function = read_function(reader, index)?;
+    check::function(&function).map_err(|what| reader.damaged(what))?;
+    Ok(function)
 }
 
 /// The index of the next function.
@@ -251,6 +303,19 @@ impl Profile {
             Ok(())
         })?;
         Ok(profile)
+    }
+
+    /// Reads of a profile its module and its contributions' headers; their functions can be read one at a time.
+    ///
+    /// # Errors
+    /// When the bytes are no profile of this version, or a header says what it may not say.
+    pub fn encoded(bytes: &[u8]) -> Result<(Digest, Vec<Encoded<'_>>), FormatError> {
+        let mut contributions = Vec::new();
+        let source = for_each(bytes, |id, encoding| {
+            contributions.push(Encoded::read(id, encoding)?);
+            Ok(())
+        })?;
+        Ok((source, contributions))
     }
 
     /// Reads of a profile only what a [`Plan`](super::Plan) needs: its module and its contributions' headers. What is behind a header is not looked at.

@@ -1,6 +1,7 @@
 //! Adding contributions up, one at a time.
 
-use super::sums::{Scale, Sums};
+use super::encode::Encoded;
+use super::sums::{Scale, Sums, sum};
 use super::weights::Planned;
 use super::{
     BodyDigest, Contribution, ContributionId, FunctionProfile, FunctionSummary, Method, Plan, Profile, ProfileError, Provenance,
@@ -102,14 +103,40 @@ impl Evaluator {
         profile.contributions().iter().try_for_each(|(id, contribution)| self.add_as(*id, contribution))
     }
 
+    /// Adds a contribution out of its encoding, one function at a time: that takes no more memory than the sums and one function. `id` is what the
+    /// plan calls it, which need not be its own: who keeps contributions may have another name for each, and put what he knows into the header.
+    ///
+    /// # Errors
+    /// As [`Self::add`]. What is no contribution adds nothing.
+    pub fn add_encoded(&mut self, id: ContributionId, encoded: &Encoded<'_>) -> Result<(), ProfileError> {
+        // All of it is read before any of it counts.
+        let (mut all, mut knows_firsts) = (0, false);
+        for function in encoded.functions() {
+            let function = function.map_err(|error| ProfileError::Invalid(error.to_string()))?;
+            all += sum(&function);
+            knows_firsts |= function.first.is_some();
+        }
+        let Some(share) = self.begin(id, encoded.method())? else { return Ok(()) };
+        let scale = self.scale(share, all, knows_firsts);
+        encoded.functions().flatten().try_for_each(|function| self.add_function(scale, &function))
+    }
+
     /// Adds a contribution of a profile, which therefore is checked and has this id.
     pub(super) fn add_as(&mut self, id: ContributionId, contribution: &Contribution) -> Result<(), ProfileError> {
+        let Some(share) = self.begin(id, contribution.method)? else { return Ok(()) };
+        let knows_firsts = contribution.functions.iter().any(|function| function.first.is_some());
+        let scale = self.scale(share, contribution.functions.iter().map(sum).sum(), knows_firsts);
+        contribution.functions.iter().try_for_each(|function| self.add_function(scale, function))
+    }
+
+    /// Notes that a contribution is added. Its share, if there is anything to add.
+    fn begin(&mut self, id: ContributionId, method: Method) -> Result<Option<u64>, ProfileError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
         let planned = self.planned.get_mut(&id).ok_or(ProfileError::NotPlanned(id))?;
         if planned.share == 0 || std::mem::replace(&mut planned.added, true) {
-            return Ok(());
+            return Ok(None);
         }
         let provenance = &mut self.provenance;
         provenance.contributions += 1;
@@ -117,20 +144,28 @@ impl Evaluator {
             provenance.contributors += u32::from(!std::mem::replace(seen, true));
         }
         provenance.calls = provenance.calls.saturating_add(planned.calls);
-        if contribution.method == Method::Counted {
+        if method == Method::Counted {
             provenance.counted = provenance.counted.saturating_add(planned.calls);
         }
         provenance.oldest = provenance.oldest.min(planned.at);
         provenance.newest = provenance.newest.max(planned.at);
-        let scale = Scale::new(planned.share, contribution);
-        self.sums.count_firsts(scale, contribution);
-        for function in &contribution.functions {
-            if let Err(failed) = add_function(&mut self.sums, self.known.as_ref(), scale, function) {
-                self.failed = Some(failed.clone());
-                return Err(failed);
-            }
+        Ok(Some(planned.share))
+    }
+
+    fn scale(&mut self, share: u64, all: u128, knows_firsts: bool) -> Scale {
+        let scale = Scale::new(share, all);
+        if knows_firsts {
+            self.sums.count_firsts(scale);
         }
-        Ok(())
+        scale
+    }
+
+    fn add_function(&mut self, scale: Scale, function: &FunctionProfile) -> Result<(), ProfileError> {
+        let added = add_function(&mut self.sums, self.known.as_ref(), scale, function);
+        if let Err(failed) = &added {
+            self.failed = Some(failed.clone());
+        }
+        added
     }
 
     /// What all that were added say together.

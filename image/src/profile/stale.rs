@@ -104,11 +104,11 @@ fn match_by<K: Ord>(
 
 /// The summary in terms of the other version of the module, `source`.
 ///
-/// `offsets_of` gives the offsets of all sites of a function of the other version, in ascending order. Functions that were found by their body
-/// keep their offsets; if `offsets_of` has a list, sites that are not in it are left out. Of functions that were found by their shape, the first
-/// site goes to the first offset of the list and so on; without a list, or with one of another length than the function has sites, the function
-/// is left out. Its samples then are at its beginning, since where they were taken is not known any more. Targets are carried over as functions
-/// are, and left out if they were not found.
+/// `offsets_of` gives the offsets of all sites of a function of the other version, in ascending order. The first site of a function goes to the
+/// first offset of the list and so on: also a body that is the same may have its instructions elsewhere, for an index that has grown takes more
+/// bytes. Without a list, or with one of another length than the function has sites, those of a function that was found by its body stay where they
+/// are, if the list has their offsets; one that was found by its shape is left out. The samples of one that was found by its shape are at its
+/// beginning, since where they were taken is not known any more. Targets are carried over as functions are, and left out if they were not found.
 ///
 /// # Errors
 /// [`ProfileError::Invalid`] when the lists or the pairs are not in order.
@@ -134,6 +134,9 @@ pub fn remap(
                 function.samples = if samples > 0 { vec![(0, samples)] } else { Vec::new() };
             }
             (How::Shape, _) => continue,
+            (_, Some(offsets)) if offsets.len() == function.sites.len() => {
+                function.sites.iter_mut().zip(offsets).for_each(|(site, offset)| site.offset = offset);
+            }
             (_, Some(offsets)) => function.sites.retain(|site| offsets.binary_search(&site.offset).is_ok()),
             (_, None) => {}
         }
@@ -207,6 +210,17 @@ mod tests {
     }
 
     #[test]
+    fn the_sites_of_the_same_body_are_found_by_their_order() {
+        let old = summary(&[(1, "a", "s"), (2, "b", "t")]);
+        let matched = match_functions(&old, &new(&[(2, "a", "s"), (3, "b", "t")]));
+        let offsets = |summary: &Summary| summary.function(2).unwrap().sites.iter().map(|site| site.offset).collect::<Vec<_>>();
+        let moved = remap(&old, &matched, Digest::of(b"new"), |_| Some(vec![4, 10])).unwrap();
+        assert_eq!(offsets(&moved), [4, 10], "an index before them takes a byte more");
+        let fewer = remap(&old, &matched, Digest::of(b"new"), |_| Some(vec![3])).unwrap();
+        assert_eq!(offsets(&fewer), [3]);
+    }
+
+    #[test]
     fn of_equals_the_order_decides_or_how_far_their_neighbours_moved() {
         let old = summary(&[(1, "e", "s"), (2, "e", "s"), (3, "only", "o"), (10, "e", "s")]);
         let as_many = match_functions(&old, &new(&[(5, "e", "s"), (6, "e", "s"), (7, "e", "s"), (8, "only", "o")]));
@@ -237,7 +251,7 @@ mod tests {
         assert_eq!(offsets(11), Some(vec![3, 8]), "as they were");
         assert_eq!(offsets(12), Some(vec![30, 80]), "one by one");
         assert_eq!(offsets(13), None, "not as many");
-        assert_eq!(offsets(14), Some(vec![8]), "the other one is not there");
+        assert_eq!(offsets(14), Some(vec![7, 8]), "one by one as well");
         let counts = SiteCounts::Indirect { reached: 10, targets: vec![(11, 5), (12, 4)] };
         assert_eq!(summary.function(11).unwrap().site(8), Some(&counts));
         assert_eq!(summary.function(11).unwrap().samples, [(4, 2), (9, 1)]);

@@ -1,10 +1,7 @@
 //! Sums of counts, in which it leaves no trace in which order they were added.
 
 use super::weights::BUDGET;
-use super::{
-    BodyDigest, Contribution, FunctionProfile, FunctionSummary, MAX_SITES, MAX_TARGETS, ProfileError, ShapeDigest, Site, SiteCounts,
-    SiteKind,
-};
+use super::{BodyDigest, FunctionProfile, FunctionSummary, MAX_SITES, MAX_TARGETS, ProfileError, ShapeDigest, Site, SiteCounts, SiteKind};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -20,9 +17,8 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// The scale in which all counts of `contribution` are `share` together, or a little less. Rounding is that of each count for itself.
-    pub(super) fn new(share: u64, contribution: &Contribution) -> Self {
-        let sum: u128 = contribution.functions.iter().map(sum).sum();
+    /// The scale in which all counts of a contribution, `sum`, are `share` together, or a little less. Rounding is that of each count for itself.
+    pub(super) fn new(share: u64, sum: u128) -> Self {
         // The share has at most 49 bits, and what can't be shifted out of 128 stays.
         let fraction = (u128::from(share.min(BUDGET)) << 79) / sum.max(1);
         let excess = (u128::BITS - fraction.leading_zeros()).saturating_sub(u64::BITS);
@@ -37,7 +33,7 @@ impl Scale {
 }
 
 /// All counts of a function, which may be more than 64 bits.
-fn sum(function: &FunctionProfile) -> u128 {
+pub(super) fn sum(function: &FunctionProfile) -> u128 {
     let of_site = |site: &Site| match &site.counts {
         SiteCounts::Table { arms } => arms.iter().map(|arm| u128::from(*arm)).sum(),
         counts => u128::from(counts.total()),
@@ -88,11 +84,9 @@ fn bucket(first: u32) -> u32 {
 }
 
 impl Sums {
-    /// Counts the contribution among those that know which functions were called first, if it does.
-    pub(super) fn count_firsts(&mut self, scale: Scale, contribution: &Contribution) {
-        if contribution.functions.iter().any(|function| function.first.is_some()) {
-            self.firsts += scale.share;
-        }
+    /// Counts a contribution among those that know which functions were called first.
+    pub(super) fn count_firsts(&mut self, scale: Scale) {
+        self.firsts += scale.share;
     }
 
     /// Adds a function, with those of its sites and targets that are to be there.
@@ -287,14 +281,12 @@ impl SiteSums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Method;
 
     fn scale(share: u64, counts: &[u64]) -> Scale {
         let sites = (0..).zip(counts).map(|(offset, count)| Site { offset, counts: SiteCounts::Reached(*count) }).collect();
         let (body, shape) = (BodyDigest::of(b""), ShapeDigest::of(b""));
         let function = FunctionProfile { index: 0, body, shape, first: None, entries: 0, sites };
-        let (contributor, origin) = ("a".into(), String::new());
-        Scale::new(share, &Contribution { contributor, at: 0, method: Method::Counted, origin, calls: 1, functions: vec![function] })
+        Scale::new(share, sum(&function))
     }
 
     #[test]

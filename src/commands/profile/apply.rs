@@ -1,4 +1,4 @@
-use super::summary;
+use super::{read_input, summary};
 use crate::commands::Global;
 use crate::{exit, ui};
 use anyhow::Context as _;
@@ -111,8 +111,7 @@ impl Apply {
             apply = apply.dir(Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable: false });
         }
         if let Some(path) = &self.wasm {
-            let bytes = std::fs::read(path).map_err(|source| BuildError::Read { path: path.clone(), source })?;
-            apply = apply.wasm(path.display().to_string(), bytes);
+            apply = apply.wasm(path.display().to_string(), read_input(path)?);
         }
         if let Some(tag) = &self.tag {
             apply = apply.tag(tag.clone());

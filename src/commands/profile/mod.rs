@@ -3,18 +3,20 @@
 mod apply;
 mod combine;
 mod record;
+mod share;
 mod show;
 
 use super::Global;
 use anyhow::Context as _;
 pub(super) use apply::shown as shown_ratio;
 use clap::{Args, Subcommand};
+use preheat::BuildError;
 use preheat::profile::{Profile as Contributions, Rules, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Record, show, unite, compare and apply profiles: what runs of a module teach the compiler
+/// Record, show, unite, compare, apply and share profiles: what runs of a module teach the compiler
 #[derive(Args)]
 #[command(after_help = "A profile steers how fast code is and never what it does. `build --profile` uses one.
 
@@ -24,7 +26,9 @@ Examples:
   preheat profile merge monday.profile tuesday.profile -o week.profile
   preheat build app.wasm --profile week.profile --tag app:v2
   preheat profile apply app:v1 --profile week.profile --requests ./requests --tag app:v1
-                                                   only if recorded requests show that it is faster and does the same")]
+                                                   only if recorded requests show that it is faster and does the same
+  preheat profile push app.profile cache.example/team
+  preheat profile pull cache.example/team --wasm app.wasm -o app.summary")]
 pub(crate) struct Profile {
     #[command(subcommand)]
     action: Action,
@@ -37,6 +41,8 @@ enum Action {
     Merge(combine::Merge),
     Diff(combine::Diff),
     Apply(apply::Apply),
+    Push(share::Push),
+    Pull(share::Pull),
 }
 
 impl Profile {
@@ -47,6 +53,8 @@ impl Profile {
             Action::Merge(command) => command.execute(global),
             Action::Diff(command) => command.execute(global),
             Action::Apply(command) => command.execute(global),
+            Action::Push(command) => command.execute(global),
+            Action::Pull(command) => command.execute(global),
         }
     }
 }
@@ -56,17 +64,29 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Why a file is not what it should be.
+fn bad(path: &Path, what: impl std::fmt::Display) -> BuildError {
+    BuildError::Input { name: path.display().to_string(), what: what.to_string() }
+}
+
+/// Reads a file whole.
+fn read_input(path: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|source| BuildError::Read { path: path.to_owned(), source })
+}
+
 /// Reads a file whole, but none that is larger than a profile may be.
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let size = std::fs::metadata(path).with_context(|| format!("can't read {}", path.display()))?.len();
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    let size = std::fs::metadata(path).map_err(|source| BuildError::Read { path: path.to_owned(), source })?.len();
     let most = preheat::profile::MAX_SIZE as u64;
-    anyhow::ensure!(size <= most, "{} is no profile: it has {size} bytes, and a profile has at most {most}", path.display());
-    std::fs::read(path).with_context(|| format!("can't read {}", path.display()))
+    if size > most {
+        return Err(bad(path, format!("no profile: it has {size} bytes, and a profile has at most {most}")));
+    }
+    read_input(path)
 }
 
 /// A profile with its contributions.
-fn contributions(path: &Path) -> anyhow::Result<Contributions> {
-    Contributions::parse(&read(path)?).with_context(|| format!("{} is no profile", path.display()))
+fn contributions(path: &Path) -> Result<Contributions, BuildError> {
+    Contributions::parse(&read(path)?).map_err(|error| bad(path, error))
 }
 
 /// What a file says as a whole: a summary, or a profile whose contributions are added up as of now.
@@ -75,10 +95,10 @@ pub(super) fn summary(path: &Path) -> anyhow::Result<Summary> {
     if let Ok(summary) = Summary::parse(&bytes) {
         return Ok(summary);
     }
-    let profile = Contributions::parse(&bytes).with_context(|| format!("{} is no profile", path.display()))?;
+    let profile = Contributions::parse(&bytes).map_err(|error| bad(path, error))?;
     // At the time of the newest one, so that the same profile always gives the same code.
     let newest = profile.contributions().values().map(|contribution| contribution.at).max().unwrap_or(0);
-    profile.evaluate(&Rules::new(newest)).with_context(|| format!("{} can't be added up", path.display()))
+    Ok(profile.evaluate(&Rules::new(newest)).map_err(|error| bad(path, error))?)
 }
 
 /// Writes a file as a whole or not at all.

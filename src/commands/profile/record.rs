@@ -1,4 +1,4 @@
-use super::{contributions, now, write};
+use super::{contributions, now, read_input, write};
 use crate::commands::{Global, parse_variable};
 use crate::ui;
 use anyhow::Context as _;
@@ -53,7 +53,7 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         let home = global.home()?;
-        let bytes = std::fs::read(&self.file).with_context(|| format!("can't read {}", self.file.display()))?;
+        let bytes = read_input(&self.file)?;
         let wasm = preheat::wasm_of(&self.file.display().to_string(), &bytes)?;
         let name = self.file.file_stem().map_or_else(|| "function".into(), |stem| stem.to_string_lossy().into_owned());
         let known = if self.output.exists() { Some(contributions(&self.output)?) } else { None };
@@ -69,10 +69,7 @@ impl Record {
         }
         let inputs: Vec<Vec<u8>> = match &self.input[..] {
             [] => vec![Vec::new()],
-            files => files
-                .iter()
-                .map(|path| std::fs::read(path).with_context(|| format!("can't read {}", path.display())))
-                .collect::<anyhow::Result<_>>()?,
+            files => files.iter().map(|path| read_input(path)).collect::<Result<_, _>>()?,
         };
         let requests: Vec<Request> = inputs
             .into_iter()

@@ -1,7 +1,6 @@
-use super::summary;
+use super::{read_input, summary};
 use crate::commands::Global;
 use crate::ui;
-use anyhow::Context as _;
 use clap::Args;
 use preheat::profile::{SiteCounts, Summary};
 use serde_json::json;
@@ -32,7 +31,7 @@ impl Show {
         let of_file = summary(&self.file)?;
         let (mut profile, mut carried, mut names) = (of_file, None, HashMap::new());
         if let Some(path) = &self.wasm {
-            let bytes = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+            let bytes = read_input(path)?;
             let wasm = preheat::wasm_of(&path.display().to_string(), &bytes)?;
             names = preheat::function_names(&wasm);
             let (other, how) = preheat::carry_over(&profile, &wasm).map_err(anyhow::Error::msg)?;

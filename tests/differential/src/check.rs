@@ -2,10 +2,12 @@
 
 use crate::generate::Case;
 use crate::oracle::{Oracle, STACK};
+use crate::outcome::Outcome;
 use crate::rewrite;
 use crate::script::Script;
-use crate::{native, operators};
+use crate::{native, operators, profile};
 use anyhow::{Context as _, Result, anyhow, ensure};
+use preheat_compiler::{CompileError, Compiler, Instrumented};
 use preheat_native::{Config, Engine};
 
 /// What a check found.
@@ -27,6 +29,7 @@ pub struct Verdict {
 pub struct Checker {
     engine: Engine,
     oracle: Oracle,
+    profiles: bool,
 }
 
 impl Checker {
@@ -36,7 +39,40 @@ impl Checker {
     /// When the native engine can't run here.
     pub fn new() -> Result<Self> {
         let config = Config { stack: STACK, table_reservation: 4096, ..Config::default() };
-        Ok(Self { engine: Engine::new(config)?, oracle: Oracle::default() })
+        Ok(Self { engine: Engine::new(config)?, oracle: Oracle::default(), profiles: false })
+    }
+
+    /// Also compares code that counts, and code that profiles steer: a random one, and the true one.
+    #[must_use]
+    pub fn with_profiles(self) -> Self {
+        Self { profiles: true, ..self }
+    }
+
+    /// The first difference between the code of a case that profiles steer and the oracle.
+    fn steered(&self, case: &Case, script: &Script, oracle: &Outcome) -> Result<Option<String>> {
+        let compare = |what: &str, compiler: &Compiler, wasm: &[u8]| -> Result<(Option<String>, Option<Vec<u8>>)> {
+            Ok(match native::run_compiled(&self.engine, compiler, wasm, script) {
+                Err(error) => (Some(format!("{what}: only the native engine fails: {error:#}")), None),
+                Ok(None) => (Some(format!("{what}: a feature is lacking")), None),
+                Ok(Some((native, counters))) => (native.difference(oracle).map(|why| format!("{what}: {why}")), counters),
+            })
+        };
+        let steer = |profile| Ok::<_, anyhow::Error>(Compiler::new(case.native)?.with_profile(profile, profile::passes(case.seed)));
+        let (difference, _) = compare("with a random profile", &steer(profile::random(&case.wasm, case.seed)?)?, &case.wasm)?;
+        if difference.is_some() {
+            return Ok(difference);
+        }
+        let counting = match Instrumented::new(&case.wasm) {
+            Ok(counting) => counting,
+            Err(CompileError::Limit { .. }) => return Ok(None),
+            Err(error) => return Err(error).context("a module that counts"),
+        };
+        let (difference, counters) = compare("counting", &Compiler::new(case.native)?, counting.wasm())?;
+        if let Some(counters) = counters.filter(|_| difference.is_none()) {
+            let profile = profile::truthful(counting.source(), counting.read(&counters, None)?)?;
+            return Ok(compare("with its own profile", &steer(profile)?, &case.wasm)?.0);
+        }
+        Ok(difference)
     }
 
     /// Runs a case on both engines. With `count`, once more on wasmtime with counters, which must not change the outcome either.
@@ -63,6 +99,9 @@ impl Checker {
             Err(error) => verdict.difference = Some(format!("only the native engine fails: {error:#}")),
             Ok(None) => verdict.skipped = Some("a feature that the native engine lacks"),
             Ok(Some(native)) => verdict.difference = native.difference(&oracle),
+        }
+        if self.profiles && verdict.difference.is_none() && verdict.skipped.is_none() {
+            verdict.difference = self.steered(case, &script, &oracle)?;
         }
         if count && verdict.difference.is_none() && verdict.skipped.is_none() {
             let counted = rewrite::count_operators(&case.wasm)?;

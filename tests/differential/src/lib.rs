@@ -11,6 +11,7 @@
 //! | `script` | how a module is called |
 //! | `native`, `oracle` | a run on either engine, as an `outcome` |
 //! | `check` | both runs, compared |
+//! | `profile` | profiles that steer the native engine's code in further runs |
 //! | `reduce` | a smaller module with the same difference |
 //! | `report` | the sum of many checks |
 
@@ -22,6 +23,7 @@ mod native;
 pub mod operators;
 mod oracle;
 mod outcome;
+mod profile;
 mod random;
 mod reduce;
 mod report;

@@ -26,6 +26,9 @@ struct Options {
     /// Counts the executed operators of all programs and of one in so many of the other modules; 0 for none.
     #[arg(long, default_value_t = 8)]
     count_every: u64,
+    /// Also compares code that counts what it does, and code that profiles steer: a random one, and what was counted.
+    #[arg(long)]
+    profiles: bool,
     /// Uses this module in place of the seeds' own: Wasm, or its text format.
     #[arg(long)]
     module: Option<PathBuf>,
@@ -83,7 +86,7 @@ impl Options {
     }
 
     fn run(&self) -> Result<Report> {
-        let checker = Checker::new()?;
+        let checker = if self.profiles { Checker::new()?.with_profiles() } else { Checker::new()? };
         let next = AtomicU64::new(self.seeds.start);
         let all = Mutex::new(Report::default());
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec}, {eta} left{msg}")?;

@@ -4,7 +4,7 @@ use crate::outcome::{Failure, HostCall, Outcome, Refused, State, Value};
 use crate::script::{self, Argument, Import, Script};
 use crate::sys::{self, CompiledHere};
 use anyhow::{Context as _, Result};
-use preheat_compiler::{CompileOptions, Compiler};
+use preheat_compiler::{COUNTERS, CompileOptions, Compiler};
 use preheat_native::{
     AsStoreMut, Caller, Engine, Error, Extern, ExternRef, Func, FuncType, Global, Instance, Linker, Memory, MemoryType, Module, Store,
     Table, TableType, Tag, Val,
@@ -18,7 +18,20 @@ type Calls = Vec<HostCall>;
 /// # Errors
 /// When the engine can't compile or load it, which it should.
 pub(crate) fn run(engine: &Engine, options: CompileOptions, wasm: &[u8], script: &Script) -> Result<Option<Outcome>> {
-    let code = match CompiledHere::compile(&Compiler::new(options)?, wasm) {
+    Ok(run_compiled(engine, &Compiler::new(options)?, wasm, script)?.map(|(outcome, _)| outcome))
+}
+
+/// The same with a compiler; also gives the memory [`COUNTERS`], if the module exports one and could be instantiated.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_compiled(
+    engine: &Engine,
+    compiler: &Compiler,
+    wasm: &[u8],
+    script: &Script,
+) -> Result<Option<(Outcome, Option<Vec<u8>>)>> {
+    let code = match CompiledHere::compile(compiler, wasm) {
         Err(preheat_compiler::CompileError::Unsupported { .. }) => return Ok(None),
         code => code.context("the native engine can't compile it")?,
     };
@@ -32,12 +45,14 @@ pub(crate) fn run(engine: &Engine, options: CompileOptions, wasm: &[u8], script:
         imported.push((format!("import {number}"), item));
     }
     let instance = linker.instantiate(&mut store, &module);
+    let mut counters = None;
     let mut outcome = Outcome { instance: Ok(()), calls: Vec::new(), host: Vec::new(), states: Vec::new() };
     match instance {
         Ok(instance) => {
             for call in &script.calls {
                 outcome.calls.push(self::call(&mut store, instance, call)?);
             }
+            counters = instance.memory(&store, COUNTERS).map(|memory| memory.bytes(&store).to_vec());
             for name in &script.states {
                 let item = instance.export(&store, name).with_context(|| format!("no export {name:?}"))?;
                 imported.push((format!("export {name:?}"), item));
@@ -51,7 +66,7 @@ pub(crate) fn run(engine: &Engine, options: CompileOptions, wasm: &[u8], script:
         }
     }
     outcome.host = std::mem::take(store.data_mut());
-    Ok(Some(outcome))
+    Ok(Some((outcome, counters)))
 }
 
 fn call(store: &mut Store<Calls>, instance: Instance, call: &script::Call) -> Result<Result<Vec<Value>, Failure>> {

@@ -1,12 +1,14 @@
 use crate::script::{Server, Step, config, content, curt, error, head, reply};
-use preheat_cache_client::{Cache, CacheConfig, ClientError, Credentials, Expect, PutOutcome, Secret};
+use preheat_cache_client::{Cache, CacheConfig, ClientError, Credentials, Expect, PutOutcome, Secret, Weighing};
 use preheat_image::api::{FindMissing, Missing, NamespaceConfig, NamespaceKind, StatementList};
 use preheat_image::key::field;
 use preheat_image::keys::SecretKey;
 use preheat_image::manifest::Descriptor;
 use preheat_image::names::{Names, SignedNames};
+use preheat_image::profile::{Provenance, Summary};
 use preheat_image::statement::{Envelope, Kind};
 use preheat_image::{Digest, KeyFields, Statement, media};
+use std::collections::BTreeMap;
 
 fn statement(cpu: &str, code: &[u8]) -> Envelope {
     let fields = KeyFields::new().with(field::KIND, "code-object").with(field::SOURCE, Digest::of(b"wasm")).with(field::CPU, cpu);
@@ -53,6 +55,8 @@ async fn answers_are_bounded_and_have_to_make_sense() {
             cache.namespaces().await.map(drop),
             cache.statistics().await.map(drop),
             cache.contribution("ns", &Digest::ZERO, &Digest::ZERO).await.map(drop),
+            cache.profile_summary("ns", &Digest::ZERO, &Weighing::default()).await.map(drop),
+            cache.profile_report("ns", &Digest::ZERO, &Weighing::default()).await.map(drop),
         ];
         for result in results {
             assert!(matches!(result, Err(ClientError::BadAnswer { .. })), "{result:?}");
@@ -105,6 +109,7 @@ async fn paths_that_lead_elsewhere_are_not_asked_for() {
             cache.put_namespace(bad, &NamespaceConfig::new(NamespaceKind::Raw)).await.map(drop),
             cache.collect(bad, true).await.map(drop),
             cache.contributions(bad, &Digest::ZERO).await.map(drop),
+            cache.profile_summary(bad, &Digest::ZERO, &Weighing::default()).await.map(drop),
         ];
         for result in results {
             assert!(matches!(result, Err(ClientError::Invalid(_))), "{bad:?}: {result:?}");
@@ -233,6 +238,32 @@ async fn contributions_are_verified() {
     assert_eq!(cache.contribution("ns", &Digest::ZERO, &Digest::of(&bytes)).await.unwrap(), bytes);
     assert!(matches!(cache.contribution("ns", &Digest::ZERO, &Digest::of(b"x")).await, Err(ClientError::DigestMismatch { .. })));
     cache.add_contribution("ns", &Digest::ZERO, bytes.clone().into()).await.unwrap();
-    assert!(cache.add_contribution("ns", &Digest::ZERO, vec![0; 2 << 20].into()).await.is_err());
+    assert!(cache.add_contribution("ns", &Digest::ZERO, vec![0; 9 << 20].into()).await.is_err());
     assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_summary_is_of_the_module_that_was_asked_for_and_comes_once() {
+    let source = Digest::of(b"module");
+    let bytes = Summary::new(source, Provenance::default(), BTreeMap::new()).unwrap().to_bytes();
+    let served = bytes.clone();
+    let server = Server::start(move |seen, _| {
+        if seen.header("if-none-match") == Some("\"tag\"") {
+            reply(304, &[("etag", "\"tag\"")], b"")
+        } else {
+            reply(200, &[("etag", "\"tag\"")], &served)
+        }
+    })
+    .await;
+    let cache = server.cache();
+    let weighing = Weighing { half_life: Some(7200), cap: Some(5) };
+    let found = cache.profile_summary("ns", &source, &weighing).await.unwrap().unwrap();
+    assert_eq!((found.digest, found.summary.to_bytes()), (Digest::of(&bytes), bytes));
+    assert!(server.seen()[0].path.ends_with("/summary?half-life=7200&cap=5"), "{:?}", server.seen()[0].path);
+    assert_eq!(cache.profile_summary_unless("ns", &source, &weighing, &found.etag.unwrap()).await.unwrap(), None);
+    assert!(matches!(cache.profile_summary("ns", &Digest::ZERO, &weighing).await, Err(ClientError::BadAnswer { .. })));
+    let none = Server::start(|_, _| reply(404, &[], br#"{"error":"no-profile","message":"none"}"#)).await;
+    assert_eq!(none.cache().profile_summary("ns", &source, &weighing).await.unwrap(), None);
+    let hidden = Server::start(|_, _| reply(404, &[], br#"{"error":"no-namespace","message":"none"}"#)).await;
+    assert!(hidden.cache().profile_summary("ns", &source, &weighing).await.is_err(), "not to be seen is not none");
 }
