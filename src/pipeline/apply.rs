@@ -137,7 +137,7 @@ impl Apply {
         Self {
             home: home.clone(),
             image,
-            steer: Steer { profile, passes: Passes::ALL },
+            steer: Steer { profile, passes: Passes::USUAL },
             wasm: None,
             requests,
             dirs: Vec::new(),
