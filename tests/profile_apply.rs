@@ -390,7 +390,7 @@ fn a_name_that_is_moved_meanwhile_stays_where_it_was_moved() {
     world.home.write("new.wat", common::hello("new", 0));
     let images = |world: &World| world.home.json(["ls"])["images"].as_array().unwrap().len();
     let at_first = images(&world);
-    let args = ["profile", "apply", "app:v1", "--profile=app.profile", "--requests=requests", "--rounds=3000", ALWAYS, "--tag=app:v1"];
+    let args = ["profile", "apply", "app:v1", "--profile=app.profile", "--requests=requests", "--rounds=20000", ALWAYS, "--tag=app:v1"];
     let child = world.home.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
     while images(&world) == at_first {
