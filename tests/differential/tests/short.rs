@@ -4,7 +4,10 @@ use preheat_differential::{Case, Checker, Generator, Report, on_large_stack};
 use std::ops::Range;
 
 fn compare(generator: Generator, seeds: Range<u64>, count_every: u64) -> Report {
-    let checker = Checker::new().unwrap();
+    compare_with(&Checker::new().unwrap(), generator, seeds, count_every)
+}
+
+fn compare_with(checker: &Checker, generator: Generator, seeds: Range<u64>, count_every: u64) -> Report {
     let mut report = Report::default();
     for seed in seeds {
         let Some(case) = Case::of_seed(generator, seed).unwrap() else { continue };
@@ -29,6 +32,15 @@ fn programs_with_every_operator_compute_the_same_on_both_engines() {
     assert_eq!((report.modules, report.counted), (60, 60), "{report}");
     assert!(report.share_returned() >= 0.6, "{report}");
     assert_eq!(report.rarer_than(1), [], "operators that were not executed");
+}
+
+#[test]
+fn whatever_a_profile_says_modules_compute_the_same() {
+    let checker = Checker::new().unwrap().with_profiles();
+    let report = compare_with(&checker, Generator::Smith, 1000..1120, u64::MAX);
+    assert!(report.modules > 100, "{report}");
+    let report = compare_with(&checker, Generator::Program, 1000..1030, u64::MAX);
+    assert_eq!(report.modules, 30, "{report}");
 }
 
 #[test]
