@@ -4,7 +4,10 @@ use preheat_differential::{Case, Checker, Generator, Report, on_large_stack};
 use std::ops::Range;
 
 fn compare(generator: Generator, seeds: Range<u64>, count_every: u64) -> Report {
-    let checker = Checker::new().unwrap();
+    compare_with(&Checker::new().unwrap(), generator, seeds, count_every)
+}
+
+fn compare_with(checker: &Checker, generator: Generator, seeds: Range<u64>, count_every: u64) -> Report {
     let mut report = Report::default();
     for seed in seeds {
         let Some(case) = Case::of_seed(generator, seed).unwrap() else { continue };
@@ -29,6 +32,15 @@ fn programs_with_every_operator_compute_the_same_on_both_engines() {
     assert_eq!((report.modules, report.counted), (60, 60), "{report}");
     assert!(report.share_returned() >= 0.6, "{report}");
     assert_eq!(report.rarer_than(1), [], "operators that were not executed");
+}
+
+#[test]
+fn profiles_that_say_anything_change_nothing() {
+    let checker = Checker::new().unwrap().with_profiles();
+    let mut report = compare_with(&checker, Generator::Smith, 500..600, 5);
+    report.merge(compare_with(&checker, Generator::Program, 100..125, 1));
+    assert!(report.modules > 110 && report.looked_at > 40, "{report}");
+    assert!(report.inlined_by_random > 5 && report.inlined_by_own > 5 && report.counted_exactly > 5, "{report}");
 }
 
 #[test]
