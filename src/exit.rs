@@ -2,13 +2,16 @@
 
 use preheat::profile::ProfileError;
 use preheat::remote::{ClientError, RemoteError};
-use preheat::{BuildError, RecordError, RunError, StoreError, TrustError};
+use preheat::{ApplyError, BuildError, RecordError, RunError, StoreError, TrustError};
 pub(crate) use preheat_call::exit::{BAD_INPUT, FAILED, NOT_FOUND, REFUSED, STORAGE, TIMEOUT, UNSUPPORTED, of_guest};
 use preheat_call::exit::{of_run, of_store};
 use std::process::ExitCode;
 
 /// A cache does not answer, or does not let us in.
 pub(crate) const UNREACHABLE: u8 = 127;
+
+/// What was asked for would not pay: nothing failed, and nothing was changed.
+pub(crate) const NOT_CLEAR: u8 = 1;
 
 /// The exit code for an error: that of the first of its causes that has one.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
@@ -58,6 +61,14 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             ClientError::Local { .. } | ClientError::StorageFull { .. } => STORAGE,
             _ => UNREACHABLE,
         });
+    }
+    // What it passes on is not among its causes.
+    match cause.downcast_ref::<ApplyError>() {
+        Some(ApplyError::Build(error)) => return code_of_cause(error),
+        Some(ApplyError::Load { source, .. } | ApplyError::Run { source, .. }) => return Some(of_run(source)),
+        Some(ApplyError::Deadline(_)) => return Some(TIMEOUT),
+        Some(ApplyError::Moved { .. }) => return Some(FAILED),
+        _ => {}
     }
     if let Some(error) = cause.downcast_ref::<RunError>() {
         return Some(of_run(error));

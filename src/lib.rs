@@ -93,11 +93,13 @@ mod runtime;
 
 pub use enforce::TrustWatch;
 pub use pipeline::{
-    Baked, BuildError, Builder, Built, BuiltCode, BuiltFrozen, Carried, DEFAULT_ENGINE, DEFAULT_LEVELS, Engine, EngineChoice, Freeze,
-    Rebuild, Rebuilt, RecordError, Trial, carry_over, function_names, source_digest, wasm_of,
+    Applied, Apply, ApplyError, Baked, BuildError, Builder, Built, BuiltCode, BuiltFrozen, Carried, DEFAULT_ENGINE, DEFAULT_LEVELS,
+    Difference, Differing, Engine, EngineChoice, Freeze, Outcome, Promoted, Rebuild, Rebuilt, RecordError, RecordedRequest, Trial, Verdict,
+    carry_over, function_names, source_digest, wasm_of,
 };
 pub use preheat_call::{Cause, Directory, HostCall, HostError, HostFunction, Input, Output, Request, RunError, Value, ValueType};
 pub use preheat_compiler::Passes;
+pub use preheat_image::evidence;
 pub use preheat_image::frozen::{FreezePoint, Frozen};
 pub use preheat_image::profile;
 pub use preheat_image::{CpuLevel, Digest, Manifest, Reference, manifest, media};

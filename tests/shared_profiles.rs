@@ -105,7 +105,7 @@ fn sharing_a_profile_fails_as_everything_with_a_cache_does() {
     let host = service.host.clone();
     reader.run(["profile", "push", "app.profile", &host]).assert_fails(127, "is not allowed");
     reader.run(["profile", "push", "app.profile", &format!("{host}/nowhere")]).assert_fails(120, "no namespace");
-    reader.run(["profile", "push", "app.wat", &host]).assert_fails(125, "is no profile");
+    reader.run(["profile", "push", "app.wat", &host]).assert_fails(121, "profile");
     reader.run(["profile", "pull", &host, "--wasm", "app.wat", "-o", "none"]).assert_fails(120, "nothing was contributed");
     reader.run(["profile", "pull", &host, "-o", "none"]).assert_usage();
     reader.run(["profile", "pull", &format!("{host}/default/app"), "--wasm", "app.wat", "-o", "none"]).assert_usage();

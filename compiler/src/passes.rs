@@ -1,6 +1,6 @@
 //! What a profile is used for: each pass on a switch of its own, so that what it brings can be measured.
 
-/// Which passes a profile steers. All of them, unless said otherwise.
+/// Which passes a profile steers. Unless said otherwise, those that pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passes {
     /// Functions stand in the text in the order of their first calls, cold ones at the end.
@@ -20,6 +20,8 @@ pub struct Passes {
 impl Passes {
     /// All of them.
     pub const ALL: Self = Self { layout: true, blocks: true, inline: true, calls: true, tables: true, cold: true };
+    /// Those that pay: all but `calls`, which makes code larger and, by `docs/benchmarks.md`, not faster.
+    pub const USUAL: Self = Self { calls: false, ..Self::ALL };
     /// None of them.
     pub const NONE: Self = Self { layout: false, blocks: false, inline: false, calls: false, tables: false, cold: false };
 
@@ -53,6 +55,6 @@ impl Passes {
 
 impl Default for Passes {
     fn default() -> Self {
-        Self::ALL
+        Self::USUAL
     }
 }

@@ -42,6 +42,8 @@ pub mod field {
     pub const FREEZE: &str = "freeze";
     /// Of a frozen image: what it read before it was frozen, a JSON object from path to digest.
     pub const FILES: &str = "files";
+    /// Of an image that took the place of another: digest of the evidence for which it did.
+    pub const EVIDENCE: &str = "evidence";
     /// How the function is called: a JSON array of its kind and its name.
     pub const FUNCTION: &str = "function";
     /// Arguments that are part of the image, a JSON array.

@@ -20,6 +20,7 @@ pub mod code;
 mod cpu;
 mod digest;
 mod elf;
+pub mod evidence;
 pub mod frozen;
 pub mod heap;
 pub mod key;

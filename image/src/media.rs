@@ -16,6 +16,8 @@ pub const PROFILE: &str = "application/vnd.preheat.profile.v1";
 pub const PROFILE_SUMMARY: &str = "application/vnd.preheat.profile-summary.v1";
 /// What a program learned from outside before it was frozen.
 pub const FREEZE_RECORD: &str = "application/vnd.preheat.freeze-record.v1+json";
+/// Evidence for which an image took the place of another, see [`crate::evidence`].
+pub const EVIDENCE: &str = "application/vnd.preheat.evidence.v1+json";
 /// A chunk list, see [`crate::chunks`].
 pub const CHUNKS: &str = "application/vnd.preheat.chunks.v1";
 /// A signed statement in its envelope.
@@ -59,6 +61,7 @@ mod tests {
             PROFILE,
             PROFILE_SUMMARY,
             FREEZE_RECORD,
+            EVIDENCE,
             CHUNKS,
             STATEMENT,
             STATEMENT_PAYLOAD,

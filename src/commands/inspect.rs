@@ -1,7 +1,8 @@
-use super::Global;
+use super::{Global, profile};
 use crate::ui;
 use clap::Args;
-use preheat::{FreezeRecord, Frozen, LoadOptions, MAX_FREEZE_RECORD, Store};
+use preheat::evidence::{self, Evidence};
+use preheat::{FreezeRecord, Frozen, LoadOptions, MAX_FREEZE_RECORD, Manifest, Store, media};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -39,7 +40,10 @@ impl Inspect {
             let frozen = manifest.function.as_ref().and_then(|function| function.frozen.as_ref());
             let record = frozen.and_then(|frozen| read_record(&store, frozen).ok());
             let learned = record.map(|record| json!(record));
-            ui::print_json(&json!({ "image": digest, "names": names, "manifest": manifest, "statements": statements, "learned": learned }));
+            let evidence = read_evidence(&store, &manifest).and_then(Result::ok);
+            ui::print_json(&json!({
+                "image": digest, "names": names, "manifest": manifest, "statements": statements, "learned": learned, "evidence": evidence,
+            }));
             return Ok(ExitCode::SUCCESS);
         }
         ui::say!("image     {digest}");
@@ -64,6 +68,9 @@ impl Inspect {
         if let Some(reason) = manifest.annotations.get(preheat::manifest::ENGINE_REASON) {
             ui::say!("engine    not native: {}", reason.escape_debug());
         }
+        if let Some(evidence) = read_evidence(&store, &manifest) {
+            show_evidence(&evidence);
+        }
         for artefact in &manifest.artefacts {
             let place =
                 artefact.variant.as_ref().map(|variant| format!("{} {} ", variant.engine.escape_debug(), variant.cpu)).unwrap_or_default();
@@ -79,6 +86,33 @@ impl Inspect {
             ui::say!("warning   it can't be run here: {error}");
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// For what an image took the place of another, if it did. It has to be about the code that the image has.
+fn read_evidence(store: &Store, manifest: &Manifest) -> Option<Result<Evidence, String>> {
+    let artefact = manifest.artefacts.iter().find(|artefact| artefact.media_type == media::EVIDENCE)?;
+    let read = || {
+        let bytes = store.read_blob(&artefact.digest, evidence::MAX_SIZE).map_err(|error| error.to_string())?;
+        let evidence = Evidence::parse(&bytes).map_err(|error| error.to_string())?;
+        let (code, source) = (evidence.candidate.code, manifest.source.as_ref().map(|source| source.digest));
+        if manifest.code().all(|(artefact, _)| artefact.digest != code) || source != Some(evidence.source) {
+            return Err(format!("it is about other code than that of this image, {code}"));
+        }
+        Ok(evidence)
+    };
+    Some(read())
+}
+
+fn show_evidence(evidence: &Result<Evidence, String>) {
+    match evidence {
+        Ok(evidence) => {
+            ui::say!("evidence  {} {}", evidence.cpu, profile::shown_ratio(&evidence.ratio));
+            ui::say!("          {} requests with the same answers, {} rounds", evidence.requests.len(), evidence.rounds);
+            ui::say!("          took the place of {}", evidence.control.image);
+            ui::say!("          profile {}", evidence.profile);
+        }
+        Err(error) => ui::say!("evidence  does not count: {}", error.escape_debug()),
     }
 }
 

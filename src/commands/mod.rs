@@ -155,7 +155,7 @@ pub(crate) struct BuildOptions {
     /// Profile of the module, or of another build of it, that steers the compiler; see `preheat profile`
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// What the profile is used for, of layout, blocks, inline, calls, tables, cold [default: all]
+    /// What the profile is used for, of layout, blocks, inline, calls, tables, cold [default: all but calls]
     #[arg(long, value_delimiter = ',', value_name = "PASSES", requires = "profile", value_parser = parse_pass)]
     passes: Option<Vec<String>>,
     /// Namespace for which the builder signs
@@ -178,7 +178,7 @@ impl BuildOptions {
         if let Some(path) = &self.profile {
             let passes = match &self.passes {
                 Some(names) => names.iter().fold(Passes::NONE, |passes, name| passes.with(name, true).unwrap_or(passes)),
-                None => Passes::ALL,
+                None => Passes::USUAL,
             };
             builder = builder.profile(Arc::new(profile::summary(path)?), passes);
         }

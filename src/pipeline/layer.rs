@@ -11,7 +11,7 @@ use preheat_image::heap::{HeapSnapshot, NO_SITE};
 use preheat_image::key::field;
 use preheat_image::manifest::{Artefact, Function};
 use preheat_image::{Digest, Manifest};
-use preheat_loader::{LoadOptions, TrustedCode, TrustedImage};
+use preheat_loader::{LoadOptions, Store, TrustedCode, TrustedImage};
 use preheat_native_wasi::{FreezeBase, FreezeError, FreezeRecord, GoOn, MAX_FREEZE_RECORD};
 use std::collections::BTreeMap;
 
@@ -30,6 +30,23 @@ fn refused(shown: &str, what: String) -> BuildError {
 }
 
 impl LayerBase {
+    /// The image `image`, which has to be frozen and no component.
+    ///
+    /// # Errors
+    /// What `refused` makes of the reason, when it is not; what the store says, when it is not whole.
+    pub(super) fn of(store: &Store, image: TrustedImage, refused: impl Fn(String) -> BuildError) -> Result<Self, BuildError> {
+        let manifest = image.manifest();
+        let mut function = manifest.function.clone().ok_or_else(|| refused("it is of no function".into()))?;
+        let frozen =
+            function.frozen.take().ok_or_else(|| refused("it is not frozen, so that it has no heap; build it with --freeze".into()))?;
+        let artefact = |layer: &Digest| manifest.artefacts.iter().find(|artefact| artefact.digest == *layer).cloned();
+        let layers =
+            frozen.layers.iter().map(artefact).collect::<Option<Vec<_>>>().ok_or_else(|| refused("a heap layer is missing".into()))?;
+        let record = store.read_blob(&frozen.record, MAX_FREEZE_RECORD)?;
+        let record = FreezeRecord::parse(&record).map_err(|error| refused(error.to_string()))?;
+        Ok(Self { function, frozen: *frozen, layers, record, image })
+    }
+
     /// Its function, as if it were not frozen.
     pub(super) fn function(&self) -> &Function {
         &self.function
@@ -77,26 +94,18 @@ impl Builder {
                 self.namespace
             )));
         }
-        let manifest = image.manifest();
-        let mut function = manifest.function.clone().ok_or_else(|| refused("it is of no function".into()))?;
-        let frozen =
-            function.frozen.take().ok_or_else(|| refused("it is not frozen, so that it has no heap; build it with --freeze".into()))?;
+        let base = LayerBase::of(&self.store, image, refused)?;
+        let manifest = base.image.manifest();
         if let Some(other) = manifest.source.as_ref().filter(|other| other.digest != *source) {
             return Err(refused(format!(
                 "it is of another module, {}, and this is {source}; heaps of two modules have nothing in common",
                 other.digest
             )));
         }
-        if frozen.layers.len() >= MAX_LAYERS {
-            let what = format!("its heap has {} layers, and an image has at most {MAX_LAYERS}; take one of its bases", frozen.layers.len());
+        if base.layers.len() >= MAX_LAYERS {
+            let what = format!("its heap has {} layers, and an image has at most {MAX_LAYERS}; take one of its bases", base.layers.len());
             return Err(refused(what));
         }
-        let artefact = |layer: &Digest| manifest.artefacts.iter().find(|artefact| artefact.digest == *layer).cloned();
-        let layers =
-            frozen.layers.iter().map(artefact).collect::<Option<Vec<_>>>().ok_or_else(|| refused("a heap layer is missing".into()))?;
-        let record = self.store.read_blob(&frozen.record, MAX_FREEZE_RECORD)?;
-        let record = FreezeRecord::parse(&record).map_err(|error| refused(error.to_string()))?;
-        let base = LayerBase { function, frozen: *frozen, layers, record, image };
         if freeze.base_input.is_some() {
             self.check_going_on(freeze, &base).map_err(refused)?;
         }

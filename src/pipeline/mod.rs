@@ -1,5 +1,6 @@
 //! Building: from Wasm to a signed image in the store, compiling only what is not there yet.
 
+mod apply;
 mod engine;
 mod freeze;
 mod layer;
@@ -8,6 +9,7 @@ mod rebuild;
 mod trial;
 mod wasm;
 
+pub use apply::{Applied, Apply, ApplyError, Difference, Differing, Outcome, Promoted, RecordedRequest, Verdict};
 pub use engine::{DEFAULT_ENGINE, Engine, EngineChoice};
 pub use freeze::{Baked, BuiltFrozen, Freeze};
 pub use profile::{Carried, RecordError, carry_over, function_names, wasm_of};

@@ -159,7 +159,7 @@ impl Rebuild {
             .namespace(namespace)
             .engine(engine)
             .levels(manifest.code().map(|(_, variant)| variant.cpu))
-            .optimize(self.optimize(&manifest))
+            .optimize(optimize_of(&self.store, &manifest))
             .args(function.args)
             .keep_source(manifest.artefacts.iter().any(|artefact| artefact.media_type == media::WASM));
         builder.anew = true;
@@ -171,18 +171,6 @@ impl Rebuild {
         self.store.load(&built.digest, &self.home.trust()?, LoadOptions::default())?;
         let moved = self.move_names(&old, &built.digest)?;
         Ok((built, moved))
-    }
-
-    /// How hard the code objects were optimised: what their keys say.
-    fn optimize(&self, manifest: &Manifest) -> Optimize {
-        let options = manifest.code().find_map(|(_, variant)| {
-            let signed = self.store.built(&variant.key).ok()??.statements.into_iter().next()?;
-            let envelope = self.store.read_blob(&signed.statement, preheat_image::statement::MAX_SIZE).ok()?;
-            Envelope::parse(&envelope).ok()?.unverified().fields.get(field::OPTIONS).map(str::to_owned)
-        });
-        let options = options.unwrap_or_default();
-        let is = |choice: &Optimize| options.split(' ').any(|option| option.strip_prefix("optimize=") == Some(choice.name()));
-        [Optimize::Size, Optimize::None].into_iter().find(is).unwrap_or_default()
     }
 
     /// Names of other hosts stay: where they lead is for those hosts to say.
@@ -202,4 +190,16 @@ impl Rebuild {
         }
         Ok(moved)
     }
+}
+
+/// How hard the code objects were optimised: what their keys say.
+pub(super) fn optimize_of(store: &Store, manifest: &Manifest) -> Optimize {
+    let options = manifest.code().find_map(|(_, variant)| {
+        let signed = store.built(&variant.key).ok()??.statements.into_iter().next()?;
+        let envelope = store.read_blob(&signed.statement, preheat_image::statement::MAX_SIZE).ok()?;
+        Envelope::parse(&envelope).ok()?.unverified().fields.get(field::OPTIONS).map(str::to_owned)
+    });
+    let options = options.unwrap_or_default();
+    let is = |choice: &Optimize| options.split(' ').any(|option| option.strip_prefix("optimize=") == Some(choice.name()));
+    [Optimize::Size, Optimize::None].into_iter().find(is).unwrap_or_default()
 }

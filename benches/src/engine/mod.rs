@@ -85,8 +85,8 @@ pub enum System {
     WithoutBlocks,
     /// The same, but nothing comes in place of calls.
     WithoutInline,
-    /// The same, but no callee of an indirect call is expected.
-    WithoutCalls,
+    /// The same, and callees of indirect calls are expected.
+    WithCalls,
     /// The same, but no arm of a jump table is tried first.
     WithoutTables,
     /// The same, but what was never called is compiled as all else is.
@@ -94,14 +94,14 @@ pub enum System {
 }
 
 impl System {
-    /// Those that lack one use of the profile.
-    pub const WITHOUT: [Self; 6] =
-        [Self::WithoutLayout, Self::WithoutBlocks, Self::WithoutInline, Self::WithoutCalls, Self::WithoutTables, Self::WithoutCold];
+    /// Those that lack one use of the profile, or have one more.
+    pub const OTHERWISE: [Self; 6] =
+        [Self::WithoutLayout, Self::WithoutBlocks, Self::WithoutInline, Self::WithCalls, Self::WithoutTables, Self::WithoutCold];
 
     /// Whether a profile steers it.
     #[must_use]
     pub fn is_steered(self) -> bool {
-        self == Self::Steered || Self::WITHOUT.contains(&self)
+        self == Self::Steered || Self::OTHERWISE.contains(&self)
     }
 
     /// Its name in reports.
@@ -121,7 +121,7 @@ impl System {
             Self::WithoutLayout => "without layout",
             Self::WithoutBlocks => "without blocks",
             Self::WithoutInline => "without inline",
-            Self::WithoutCalls => "without calls",
+            Self::WithCalls => "with calls",
             Self::WithoutTables => "without tables",
             Self::WithoutCold => "without cold",
         }

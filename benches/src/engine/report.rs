@@ -31,7 +31,7 @@ pub enum Kind {
     SteeredKernels,
     /// Code that a profile steers, in MiB.
     SteeredSize,
-    /// Thread time in a script, without one use of the profile each, in ms.
+    /// Thread time in a script, with one use of the profile less, or one more, in ms.
     Passes,
     /// The same in a kernel, in ms.
     KernelPasses,
@@ -50,8 +50,8 @@ impl Kind {
         (Self::Steered, "Scripts, with a profile of another script", "ms"),
         (Self::SteeredKernels, "Kernels, with a profile of fewer rounds", "ms"),
         (Self::SteeredSize, "Code object with a profile", "MiB"),
-        (Self::Passes, "Scripts, without one use of the profile each", "ms"),
-        (Self::KernelPasses, "Kernels, without one use of the profile each", "ms"),
+        (Self::Passes, "Scripts, with one use of the profile less, or one more", "ms"),
+        (Self::KernelPasses, "Kernels, with one use of the profile less, or one more", "ms"),
     ];
 }
 

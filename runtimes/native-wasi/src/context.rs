@@ -39,12 +39,24 @@ pub(crate) fn state(
     request: &Request,
     cancellation: Option<&Cancellation>,
 ) -> Result<State, RunError> {
+    match &request.input_watch {
+        Some(watch) => state_on(function, base, request, cancellation, Box::new(Watched(watch.clone()))),
+        // A value without a size takes no allocation.
+        None => state_on(function, base, request, cancellation, Box::new(SystemHost)),
+    }
+}
+
+/// The same, with clocks and random bytes from `host`.
+pub(crate) fn state_on(
+    function: &Function,
+    base: &Arc<Grants>,
+    request: &Request,
+    cancellation: Option<&Cancellation>,
+    host: Box<dyn Host>,
+) -> Result<State, RunError> {
     let own = request.program.is_some() || !request.args.is_empty() || !request.env.is_empty() || !request.dirs.is_empty();
     let grants = if own { Arc::new(grants(function, request)?) } else { Arc::clone(base) };
-    let mut wasi = match &request.input_watch {
-        Some(watch) => Context::with_host(grants, Box::new(Watched(watch.clone()))),
-        None => Context::new(grants),
-    };
+    let mut wasi = Context::with_host(grants, host);
     let Streams { stdin, stdout, stderr, .. } = streams(request);
     wasi.set_stdin(stdin);
     wasi.set_stdout(stdout);

@@ -38,6 +38,8 @@ pub struct Recording {
 }
 
 struct Inner {
+    /// Whether it remembers what the program learned.
+    keeps: bool,
     record: Record,
     /// The bytes of all paths in the record.
     size: usize,
@@ -113,6 +115,7 @@ impl Recording {
     #[must_use]
     pub fn new(seed: [u8; 32], realtime: u64) -> Self {
         let inner = Inner {
+            keeps: true,
             record: Record::default(),
             size: 0,
             preopens: Vec::new(),
@@ -139,6 +142,14 @@ impl Recording {
             inner.max_output = max;
             inner.room = max;
         }
+        self
+    }
+
+    /// From now on remembers nothing of what the program learns and writes: for a program that is replayed and not frozen, which shall take as long as
+    /// without a recording. It answers the same.
+    #[must_use]
+    pub fn forgetful(self) -> Self {
+        self.lock().keeps = false;
         self
     }
 
@@ -234,6 +245,9 @@ impl Recording {
     ///
     /// If the interrupt ends the hashing of its contents.
     pub(crate) fn read_file(&self, fd: u32, from: (Option<&Origin>, Filetype), file: &File, interrupt: &Interrupt) -> Result<(), Failure> {
+        if !self.lock().keeps {
+            return Ok(());
+        }
         let (origin, filetype) = from;
         let Some(origin) = origin else {
             self.refuse(Some(fd), None, Cause::PathTooLong);
@@ -290,6 +304,9 @@ impl Inner {
     }
 
     fn write(&mut self, stream: OutputStream, bytes: &[u8]) {
+        if !self.keeps {
+            return;
+        }
         let fits = bytes.len().min(self.room);
         if fits < bytes.len() {
             self.refusal.get_or_insert(FreezeRefusal { fd: None, path: None, cause: Cause::Output { max: self.max_output } });
@@ -379,6 +396,9 @@ impl Host for Recording {
 
     fn observe(&mut self, observation: Observation<'_>) {
         let mut inner = self.lock();
+        if !inner.keeps {
+            return;
+        }
         match observation {
             Observation::Arguments => inner.record.arguments = true,
             Observation::Environment => {

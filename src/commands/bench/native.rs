@@ -96,16 +96,16 @@ impl Ours for Native {
     }
 
     fn steered(&self, system: System, profile: Arc<Summary>) -> Result<Box<dyn Engine>> {
-        let without = match system {
+        let pass = match system {
             System::WithoutLayout => "layout",
             System::WithoutBlocks => "blocks",
             System::WithoutInline => "inline",
-            System::WithoutCalls => "calls",
+            System::WithCalls => "calls",
             System::WithoutTables => "tables",
             System::WithoutCold => "cold",
             _ => "",
         };
-        let passes = Passes::ALL.with(without, false).unwrap_or(Passes::ALL);
+        let passes = Passes::USUAL.with(pass, system == System::WithCalls).unwrap_or(Passes::USUAL);
         let mut engine = self.in_process(System::Native)?;
         engine.compiler = compiler(true)?.with_profile(profile, passes);
         Ok(Box::new(engine))

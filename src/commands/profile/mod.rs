@@ -1,5 +1,6 @@
 //! `preheat profile`: what runs of a module teach.
 
+mod apply;
 mod combine;
 mod record;
 mod share;
@@ -7,6 +8,7 @@ mod show;
 
 use super::Global;
 use anyhow::Context as _;
+pub(super) use apply::shown as shown_ratio;
 use clap::{Args, Subcommand};
 use preheat::BuildError;
 use preheat::profile::{Profile as Contributions, Rules, Summary};
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Record, show, unite, compare and share profiles: what runs of a module teach the compiler
+/// Record, show, unite, compare, apply and share profiles: what runs of a module teach the compiler
 #[derive(Args)]
 #[command(after_help = "A profile steers how fast code is and never what it does. `build --profile` uses one.
 
@@ -23,6 +25,8 @@ Examples:
   preheat profile show app.profile --wasm app.wasm
   preheat profile merge monday.profile tuesday.profile -o week.profile
   preheat build app.wasm --profile week.profile --tag app:v2
+  preheat profile apply app:v1 --profile week.profile --requests ./requests --tag app:v1
+                                                   only if recorded requests show that it is faster and does the same
   preheat profile push app.profile cache.example/team
   preheat profile pull cache.example/team --wasm app.wasm -o app.summary")]
 pub(crate) struct Profile {
@@ -36,6 +40,7 @@ enum Action {
     Show(show::Show),
     Merge(combine::Merge),
     Diff(combine::Diff),
+    Apply(apply::Apply),
     Push(share::Push),
     Pull(share::Pull),
 }
@@ -47,6 +52,7 @@ impl Profile {
             Action::Show(command) => command.execute(global),
             Action::Merge(command) => command.execute(global),
             Action::Diff(command) => command.execute(global),
+            Action::Apply(command) => command.execute(global),
             Action::Push(command) => command.execute(global),
             Action::Pull(command) => command.execute(global),
         }

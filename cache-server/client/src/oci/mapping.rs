@@ -194,6 +194,7 @@ fn file_name(blob: &Descriptor) -> String {
         media::RESUME => ("resume", "elf"),
         media::HEAP => ("heap", "bin"),
         media::FREEZE_RECORD => ("freeze-record", "json"),
+        media::EVIDENCE => ("evidence", "json"),
         media::CHUNKS => ("chunks", "bin"),
         media::STATEMENT => ("statement", "json"),
         spec::EMPTY => ("empty", "json"),
