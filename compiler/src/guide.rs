@@ -85,7 +85,7 @@ impl<'p> Guide<'p> {
 
     /// Whether there are counts of the function with this index, so that what has none in it was not reached.
     pub(crate) fn counts(&self, function: u32) -> bool {
-        self.passes.blocks && self.entries(function).is_some_and(|entries| entries > 0)
+        self.entries(function).is_some_and(|entries| entries > 0)
     }
 
     /// Which passes it steers.

@@ -342,7 +342,7 @@ impl Translator<'_, '_> {
             }
             self.set_held(frame.held.take());
             self.builder.switch_to_block(frame.exit);
-            self.enter(frame.exit, self.guide().is_some() && !frame.warm);
+            self.enter(frame.exit, self.knows_cold() && !frame.warm);
             self.builder.seal_block(frame.exit);
             self.stack.truncate(frame.height);
             self.stack.extend_from_slice(self.builder.block_params(frame.exit));

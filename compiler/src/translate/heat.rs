@@ -15,9 +15,19 @@ impl<'a> Translator<'a, '_> {
         self.guide
     }
 
+    /// The same, where it says which blocks are hardly ever reached.
+    fn heat(&self) -> Option<&'a Guide<'a>> {
+        self.guide().filter(|guide| guide.passes().blocks)
+    }
+
+    /// Whether it is known of blocks that nothing branches to them but what is hardly ever reached.
+    pub(super) fn knows_cold(&self) -> bool {
+        self.heat().is_some()
+    }
+
     /// Whether control hardly ever goes the way of the branch here, and whether it hardly ever goes the other.
     pub(super) fn rare_ways(&self) -> (bool, bool) {
-        let Some(guide) = self.guide().filter(|_| !self.cold) else { return (self.cold, self.cold) };
+        let Some(guide) = self.heat().filter(|_| !self.cold) else { return (self.cold, self.cold) };
         // What was never reached is told as a whole by what was not taken before.
         let Some(ways) = guide.branch(self.offset) else { return (false, false) };
         let rare = |count: u64, other: u64| count.saturating_mul(RARE) < other;
@@ -26,13 +36,13 @@ impl<'a> Translator<'a, '_> {
 
     /// Of the arms of the jump table here, the default last, which were never taken; none if nothing is known.
     pub(super) fn arms(&self, count: usize) -> Option<&'a [u64]> {
-        self.guide().filter(|_| !self.cold)?.table(self.offset, count)
+        self.heat().filter(|_| !self.cold)?.table(self.offset, count)
     }
 
     /// The arm that is taken more often than all others together, if one is; the default is none.
     pub(super) fn dominant_arm(&self, count: usize) -> Option<usize> {
-        let guide = self.guide()?;
-        let arms = self.arms(count).filter(|_| guide.passes().tables)?;
+        let guide = self.guide().filter(|guide| guide.passes().tables && !self.cold)?;
+        let arms = guide.table(self.offset, count)?;
         let all: u64 = arms.iter().fold(0, |all, arm| all.saturating_add(*arm));
         let (_, rest) = arms.split_last()?;
         (0..rest.len()).max_by_key(|arm| (rest[*arm], std::cmp::Reverse(*arm))).filter(|arm| rest[*arm] > all / DOMINANT)

@@ -2,83 +2,13 @@
 
 mod common;
 
-use common::{engine, load, trap_of};
-use preheat_compiler::{COUNTERS, CompileOptions, Compiler, Instrumented, Passes};
-use preheat_image::native::NativeCode;
-use preheat_image::profile::{Contribution, FunctionProfile, Method, Profile, Rules, SiteCounts, Summary};
-use preheat_image::{CpuLevel, Digest};
-use preheat_native::{
-    Caller, Engine, Error, Extern, Func, FuncType, Instance, Linker, Module, Store, Table, TableType, TrapCode, Val, ValueType,
-};
-use std::sync::Arc;
+use common::profile::{all_passes, call, calls, compile_steered, count, result, sites, steered, summary, texts};
+use common::{compile, engine, load, trap_of};
+use preheat_compiler::{COUNTERS, Instrumented, Passes};
+use preheat_image::Digest;
+use preheat_image::profile::{FunctionProfile, SiteCounts};
+use preheat_native::{Caller, Error, Extern, Func, FuncType, Instance, Linker, Module, Store, Table, TableType, TrapCode, Val, ValueType};
 use std::time::{Duration, Instant};
-
-fn options() -> CompileOptions {
-    CompileOptions { verify: true, ..CompileOptions::new(CpuLevel::of_host().unwrap()) }
-}
-
-fn compile(wasm: &[u8]) -> Vec<u8> {
-    Compiler::new(options()).unwrap().compile(wasm, Digest::ZERO).unwrap()
-}
-
-fn compile_steered(wasm: &[u8], profile: &Arc<Summary>, passes: Passes) -> Vec<u8> {
-    let compiler = Compiler::new(options()).unwrap().with_profile(Arc::clone(profile), passes);
-    compiler.compile(wasm, Digest::ZERO).unwrap()
-}
-
-/// Lets a module count while `run` uses it, and gives what it counted.
-fn count(text: &str, run: impl FnOnce(&mut Store<()>, Instance)) -> Vec<FunctionProfile> {
-    let wasm = wat::parse_str(text).unwrap();
-    let counting = Instrumented::new(&wasm).unwrap();
-    let engine = engine();
-    let mut store = Store::new(&engine, ()).unwrap();
-    let module = load(&engine, &compile(counting.wasm())).unwrap();
-    let instance = Linker::new().instantiate(&mut store, &module).unwrap();
-    run(&mut store, instance);
-    let counters = instance.memory(&store, COUNTERS).unwrap().bytes(&store).to_vec();
-    counting.read(&counters, None).unwrap()
-}
-
-fn summary(text: &str, functions: Vec<FunctionProfile>) -> Arc<Summary> {
-    let mut profile = Profile::new(Digest::of(&wat::parse_str(text).unwrap()));
-    let (contributor, origin) = ("test".to_owned(), "test".to_owned());
-    profile.insert(Contribution { contributor, at: 0, method: Method::Counted, origin, calls: 1, functions }).unwrap();
-    Arc::new(profile.evaluate(&Rules::new(0)).unwrap())
-}
-
-fn call(store: &mut Store<()>, instance: Instance, name: &str, arguments: &[i32]) -> Result<Vec<Val>, Error> {
-    let arguments: Vec<Val> = arguments.iter().map(|argument| Val::I32(*argument)).collect();
-    let function = instance.func(&*store, name).unwrap();
-    function.call(store, &arguments)
-}
-
-fn result(store: &mut Store<()>, instance: Instance, name: &str, argument: i32) -> i32 {
-    match call(store, instance, name, &[argument]).unwrap()[..] {
-        [Val::I32(value)] => value,
-        ref other => panic!("{other:?}"),
-    }
-}
-
-/// All counts of the sites of a function in order.
-fn sites(functions: &[FunctionProfile], index: u32) -> Vec<SiteCounts> {
-    let function = functions.iter().find(|function| function.index == index).unwrap();
-    function.sites.iter().map(|site| site.counts.clone()).collect()
-}
-
-/// An instance of the module with a profile of what `run` did, in these passes.
-fn steered(engine: &Engine, text: &str, passes: Passes, run: impl FnOnce(&mut Store<()>, Instance)) -> (Store<()>, Instance) {
-    let profile = summary(text, count(text, run));
-    let code = compile_steered(&wat::parse_str(text).unwrap(), &profile, passes);
-    let mut store = Store::new(engine, ()).unwrap();
-    let instance = Linker::new().instantiate(&mut store, &load(engine, &code).unwrap()).unwrap();
-    (store, instance)
-}
-
-/// Each pass alone, all, and none.
-fn all_passes() -> Vec<Passes> {
-    let alone = Passes::NAMES.map(|name| Passes::NONE.with(name, true).unwrap());
-    alone.into_iter().chain([Passes::ALL, Passes::NONE]).collect()
-}
 
 const LOOPS: &str = r#"(module
     (func $inner (param i32) (result i32) (local i32)
@@ -201,7 +131,7 @@ fn modules_of_all_sections_and_of_none_can_count() {
         let wasm = wat::parse_str(text).unwrap();
         let counting = Instrumented::new(&wasm).unwrap();
         assert_eq!(counting.source(), Digest::of(&wasm));
-        let module = load(&engine(), &compile(counting.wasm())).unwrap();
+        let module = load(&engine(), &compile(counting.wasm()).unwrap()).unwrap();
         assert!(module.exports().unwrap().iter().any(|export| export.name == COUNTERS), "{text}");
     }
     let taken = wat::parse_str(format!(r#"(module (memory (export "{COUNTERS}") 1))"#)).unwrap();
@@ -216,7 +146,7 @@ fn counters_of_another_module_are_refused_and_those_before_do_not_count() {
     assert!(counting.read(&[0; 8], None).is_err());
     let engine = engine();
     let mut store = Store::new(&engine, ()).unwrap();
-    let instance = Linker::new().instantiate(&mut store, &load(&engine, &compile(counting.wasm())).unwrap()).unwrap();
+    let instance = Linker::new().instantiate(&mut store, &load(&engine, &compile(counting.wasm()).unwrap()).unwrap()).unwrap();
     let counters = |store: &Store<()>| instance.memory(store, COUNTERS).unwrap().bytes(store).to_vec();
     result(&mut store, instance, "run", 9);
     let before = counters(&store);
@@ -224,28 +154,6 @@ fn counters_of_another_module_are_refused_and_those_before_do_not_count() {
     result(&mut store, instance, "run", 1);
     let functions = counting.read(&counters(&store), Some(&before)).unwrap();
     assert_eq!(functions.iter().map(|function| function.entries).collect::<Vec<_>>(), [1, 1]);
-}
-
-/// The text of functions by index: where they are, and their bytes.
-fn texts(code: &[u8]) -> Vec<(u32, Vec<u8>)> {
-    let native = NativeCode::parse(code).unwrap();
-    let text = usize::try_from(native.text.offset).unwrap();
-    let own = native.functions.iter().filter_map(|function| {
-        let range = native.range(function.code.get())?;
-        let start = text + range.start.get() as usize;
-        Some((range.start.get(), code[start..start + range.size.get() as usize].to_vec()))
-    });
-    own.collect()
-}
-
-/// Whether a function calls another directly.
-fn calls(texts: &[(u32, Vec<u8>)], from: usize, to: usize) -> bool {
-    let (start, text) = &texts[from];
-    let calls = (*start..).zip(text.windows(5)).filter(|(_, bytes)| bytes[0] == 0xe8);
-    calls.into_iter().any(|(place, bytes)| {
-        let distance = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
-        (place + 5).checked_add_signed(distance) == Some(texts[to].0)
-    })
 }
 
 #[test]
@@ -258,7 +166,7 @@ fn passes_do_what_they_say_and_change_no_result() {
             result(store, instance, "run", 50);
         }),
     );
-    let plain = texts(&compile(&wasm));
+    let plain = texts(&compile(&wasm).unwrap());
     assert!(plain[0].0 < plain[1].0 && plain[1].0 < plain[2].0 && calls(&plain, 1, 0));
     for passes in all_passes() {
         let code = compile_steered(&wasm, &profile, passes);
@@ -267,7 +175,7 @@ fn passes_do_what_they_say_and_change_no_result() {
         let moved = steered[1].0 < steered[0].0 && steered[0].0 < steered[2].0;
         assert_eq!(moved, passes.layout, "{passes:?}");
         assert_eq!(calls(&steered, 1, 0), !passes.inline, "{passes:?}");
-        assert!(passes != Passes::NONE || code == compile(&wasm), "nothing is used of it");
+        assert!(passes != Passes::NONE || code == compile(&wasm).unwrap(), "nothing is used of it");
         let mut store = Store::new(&engine, ()).unwrap();
         let instance = Linker::new().instantiate(&mut store, &load(&engine, &code).unwrap()).unwrap();
         for argument in [0, 1, 2, 3, 50, 99] {
@@ -306,7 +214,7 @@ fn what_never_ran_stands_behind_what_did() {
         let (_, text) = texts(code).remove(0);
         text.windows(4).position(|bytes| bytes == number.to_le_bytes()).unwrap()
     };
-    let plain = compile(&wasm);
+    let plain = compile(&wasm).unwrap();
     assert!(place(&plain, 77_777) < place(&plain, 12_345));
     let steered = compile_steered(&wasm, &profile, Passes::NONE.with("blocks", true).unwrap());
     assert!(place(&steered, 77_777) > place(&steered, 12_345), "it is at the end of the function");

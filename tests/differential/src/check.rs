@@ -7,8 +7,11 @@ use crate::rewrite;
 use crate::script::Script;
 use crate::{native, operators, profile};
 use anyhow::{Context as _, Result, anyhow, ensure};
-use preheat_compiler::{CompileError, Compiler, Instrumented};
+use preheat_compiler::{CompileError, Compiler, Instrumented, Passes};
+use preheat_image::profile::Summary;
 use preheat_native::{Config, Engine};
+use std::sync::Arc;
+use wasmparser::Operator;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -23,6 +26,17 @@ pub struct Verdict {
     pub returned: usize,
     /// How often each operator was executed, if it was counted.
     pub executed: Option<Vec<u64>>,
+    /// Whether a profile put functions in place of their calls: a random one, and the true one. Only if that was looked for.
+    pub inlined: Option<[bool; 2]>,
+    /// Whether a module that counts has counted what was executed, if that is known.
+    pub exact: bool,
+}
+
+/// What came of code that profiles steer.
+#[derive(Default)]
+struct Steered {
+    difference: Option<String>,
+    inlined: Option<[bool; 2]>,
 }
 
 /// Both engines.
@@ -48,8 +62,8 @@ impl Checker {
         Self { profiles: true, ..self }
     }
 
-    /// The first difference between the code of a case that profiles steer and the oracle.
-    fn steered(&self, case: &Case, script: &Script, oracle: &Outcome) -> Result<Option<String>> {
+    /// Compares the code of a case that profiles steer with the oracle. With `look` it is also found out what they put in place of calls.
+    fn steered(&self, case: &Case, script: &Script, oracle: &Outcome, look: bool) -> Result<Steered> {
         let compare = |what: &str, compiler: &Compiler, wasm: &[u8]| -> Result<(Option<String>, Option<Vec<u8>>)> {
             Ok(match native::run_compiled(&self.engine, compiler, wasm, script) {
                 Err(error) => (Some(format!("{what}: only the native engine fails: {error:#}")), None),
@@ -57,22 +71,70 @@ impl Checker {
                 Ok(Some((native, counters))) => (native.difference(oracle).map(|why| format!("{what}: {why}")), counters),
             })
         };
-        let steer = |profile| Ok::<_, anyhow::Error>(Compiler::new(case.native)?.with_profile(profile, profile::passes(case.seed)));
-        let (difference, _) = compare("with a random profile", &steer(profile::random(&case.wasm, case.seed)?)?, &case.wasm)?;
-        if difference.is_some() {
-            return Ok(difference);
+        let passes = profile::passes(case.seed);
+        let steer =
+            |profile: &Arc<Summary>, passes| Ok::<_, anyhow::Error>(Compiler::new(case.native)?.with_profile(profile.clone(), passes));
+        let inlines = |profile: &Arc<Summary>| -> Result<bool> {
+            let without = Passes { inline: false, ..passes };
+            Ok(passes.inline && look && !native::same_code(&steer(profile, passes)?, &steer(profile, without)?, &case.wasm)?)
+        };
+        let mut found = Steered::default();
+        let random = profile::random(&case.wasm, case.seed)?;
+        (found.difference, _) = compare("with a random profile", &steer(&random, passes)?, &case.wasm)?;
+        if found.difference.is_some() {
+            return Ok(found);
         }
         let counting = match Instrumented::new(&case.wasm) {
             Ok(counting) => counting,
-            Err(CompileError::Limit { .. }) => return Ok(None),
+            Err(CompileError::Limit { .. }) => return Ok(found),
             Err(error) => return Err(error).context("a module that counts"),
         };
         let (difference, counters) = compare("counting", &Compiler::new(case.native)?, counting.wasm())?;
-        if let Some(counters) = counters.filter(|_| difference.is_none()) {
-            let profile = profile::truthful(counting.source(), counting.read(&counters, None)?)?;
-            return Ok(compare("with its own profile", &steer(profile)?, &case.wasm)?.0);
+        found.difference = difference;
+        if let Some(counters) = counters.filter(|_| found.difference.is_none()) {
+            let own = profile::truthful(counting.source(), counting.read(&counters, None)?)?;
+            (found.difference, _) = compare("with its own profile", &steer(&own, passes)?, &case.wasm)?;
+            if look && found.difference.is_none() {
+                found.inlined = Some([inlines(&random)?, inlines(&own)?]);
+            }
         }
-        Ok(difference)
+        Ok(found)
+    }
+
+    /// Whether a module counts something else than wasmtime executes. `None` if that can't be told: where a call fails or something is thrown, what was
+    /// begun there may count or not, so that only the calls that return are made, and sometimes there are none.
+    fn counts_differ(&self, case: &Case, script: &Script, oracle: &Outcome) -> Result<Option<Option<String>>> {
+        let counted = rewrite::count_operators(&case.wasm)?;
+        let (mut script, mut outcome, mut memory) = (script.clone(), oracle.clone(), None);
+        for _ in 0..3 {
+            if outcome.instance.is_err() || outcome.returned() == 0 {
+                return Ok(None);
+            }
+            let mut ends = outcome.calls.iter();
+            script.calls.retain(|_| ends.next().is_some_and(Result::is_ok));
+            (outcome, memory) = self.oracle.run(case.oracle_cpu, false, &counted.wasm, &script)?;
+            if outcome.instance.is_ok() && outcome.returned() == outcome.calls.len() {
+                break;
+            }
+        }
+        let Some(memory) = memory.filter(|_| outcome.returned() == outcome.calls.len()) else { return Ok(None) };
+        let executed = rewrite::executed_in(&counted, &memory);
+        let throws = [Operator::Throw { tag_index: 0 }, Operator::ThrowRef].map(|operator| operators::number(&operator));
+        if executed.iter().any(|((_, operator), count)| throws.contains(operator) && *count > 0) {
+            return Ok(None);
+        }
+        let Ok(counting) = Instrumented::new(&case.wasm) else { return Ok(None) };
+        let ran = native::run_compiled(&self.engine, &Compiler::new(case.native)?, counting.wasm(), &script)?;
+        let Some((native, Some(counters))) = ran else { return Ok(None) };
+        if let Some(difference) = native.difference(&outcome) {
+            return Ok(Some(Some(format!("counting: {difference}"))));
+        }
+        let claimed = profile::executed(&case.wasm, &counting.read(&counters, None)?)?;
+        let wrong = claimed.into_iter().find(|(what, count)| executed.get(what).copied().unwrap_or(0) != *count);
+        Ok(Some(wrong.map(|((function, operator), count)| {
+            let (name, executed) = (operators::name(operator), executed.get(&(function, operator)).copied().unwrap_or(0));
+            format!("own function {function} executed {name} {executed} times and counted {count}")
+        })))
     }
 
     /// Runs a case on both engines. With `count`, once more on wasmtime with counters, which must not change the outcome either.
@@ -101,7 +163,13 @@ impl Checker {
             Ok(Some(native)) => verdict.difference = native.difference(&oracle),
         }
         if self.profiles && verdict.difference.is_none() && verdict.skipped.is_none() {
-            verdict.difference = self.steered(case, &script, &oracle)?;
+            let steered = self.steered(case, &script, &oracle, count)?;
+            (verdict.difference, verdict.inlined) = (steered.difference, steered.inlined);
+            if count && verdict.difference.is_none() {
+                let differs = self.counts_differ(case, &script, &oracle)?;
+                verdict.exact = differs.is_some();
+                verdict.difference = differs.flatten();
+            }
         }
         if count && verdict.difference.is_none() && verdict.skipped.is_none() {
             let counted = rewrite::count_operators(&case.wasm)?;

@@ -17,7 +17,7 @@ struct Options {
     /// Seeds of the modules, as FIRST..END.
     #[arg(long, default_value = "0..1000", value_parser = seeds)]
     seeds: Range<u64>,
-    /// What makes the modules; without, one in eight is a program and the others are wasm-smith's.
+    /// What makes the modules; without, one in eight is a program and the others are wasm-smith's. With profiles, two in eight are programs of calls.
     #[arg(long)]
     generator: Option<Generator>,
     /// Threads; by default one for each CPU.
@@ -51,7 +51,11 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 impl Options {
     fn generator(&self, seed: u64) -> Generator {
-        self.generator.unwrap_or(if seed % 8 == 7 { Generator::Program } else { Generator::Smith })
+        self.generator.unwrap_or(match seed % 8 {
+            7 => Generator::Program,
+            2 | 5 if self.profiles => Generator::Calls,
+            _ => Generator::Smith,
+        })
     }
 
     fn case(&self, seed: u64) -> Result<Option<Case>> {
@@ -73,7 +77,7 @@ impl Options {
             std::fs::write(directory.join(format!("{seed}.wasm")), &case.wasm)?;
             return Ok(());
         }
-        let count = self.count_every != 0 && (self.generator(seed) == Generator::Program || seed.is_multiple_of(self.count_every));
+        let count = self.count_every != 0 && (self.generator(seed) != Generator::Smith || seed.is_multiple_of(self.count_every));
         let verdict = checker.check(&case, count)?;
         report.add(&verdict);
         if let Some(what) = verdict.difference {

@@ -69,6 +69,14 @@ pub(crate) fn run_compiled(
     Ok(Some((outcome, counters)))
 }
 
+/// Whether two compilers make the same code of `wasm`.
+///
+/// # Errors
+/// When one of them can't compile it.
+pub(crate) fn same_code(one: &Compiler, other: &Compiler, wasm: &[u8]) -> Result<bool> {
+    Ok(CompiledHere::compile(one, wasm)? == CompiledHere::compile(other, wasm)?)
+}
+
 fn call(store: &mut Store<Calls>, instance: Instance, call: &script::Call) -> Result<Result<Vec<Value>, Failure>> {
     let mut arguments = Vec::new();
     for argument in &call.arguments {

@@ -37,6 +37,14 @@ pub struct Report {
     pub counted: u64,
     /// How often each operator was executed in those.
     pub executed: BTreeMap<String, u64>,
+    /// Of how many it was found out whether profiles put functions in place of their calls.
+    pub looked_at: u64,
+    /// In how many of these a random profile did.
+    pub inlined_by_random: u64,
+    /// In how many of these their own profile did.
+    pub inlined_by_own: u64,
+    /// How many modules counted exactly what was executed, in the calls that returned. Where something is thrown, that can't be told.
+    pub counted_exactly: u64,
     /// Seeds for which the engines differ.
     pub differences: Vec<Difference>,
     /// Seeds that could not be tested at all.
@@ -55,6 +63,12 @@ impl Report {
         for ending in &verdict.endings {
             *self.endings.entry(ending.clone()).or_default() += 1;
         }
+        if let Some([random, own]) = verdict.inlined {
+            self.looked_at += 1;
+            self.inlined_by_random += u64::from(random);
+            self.inlined_by_own += u64::from(own);
+        }
+        self.counted_exactly += u64::from(verdict.exact);
         if let Some(executed) = &verdict.executed {
             self.counted += 1;
             for operator in operators::supported() {
@@ -69,6 +83,10 @@ impl Report {
         self.returned += other.returned;
         self.no_module += other.no_module;
         self.counted += other.counted;
+        self.looked_at += other.looked_at;
+        self.inlined_by_random += other.inlined_by_random;
+        self.inlined_by_own += other.inlined_by_own;
+        self.counted_exactly += other.counted_exactly;
         for (why, count) in other.skipped {
             *self.skipped.entry(why).or_default() += count;
         }
@@ -133,6 +151,13 @@ impl fmt::Display for Report {
                 let rare: Vec<_> = rare.iter().map(|(name, count)| format!("{name} {count}")).collect();
                 writeln!(f, "executed less than 1,000 times: {}", rare.join(", "))?;
             }
+        }
+        if self.looked_at > 0 {
+            let Self { looked_at, inlined_by_random, inlined_by_own, counted_exactly, .. } = self;
+            writeln!(
+                f,
+                "profiles put functions in place of calls in {inlined_by_random} (random profiles) and {inlined_by_own} (their own) of {looked_at} modules; {counted_exactly} counted exactly what was executed"
+            )?;
         }
         for Difference { generator, seed, what, module } in &self.differences {
             writeln!(f, "DIFFERENCE with {generator:?} seed {seed}: {what}")?;

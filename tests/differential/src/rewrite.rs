@@ -2,6 +2,7 @@
 
 use crate::operators;
 use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use wasm_encoder::{Encode as _, Instruction, MemArg, RawSection, SectionId};
 use wasmparser::{BinaryReader, CompositeInnerType, FunctionBody, Operator, Parser, Payload};
@@ -113,6 +114,8 @@ pub(crate) struct Counted {
     pub(crate) wasm: Vec<u8>,
     /// For each counter the numbers of the operators that are executed once whenever it is incremented.
     pub(crate) counters: Vec<Vec<usize>>,
+    /// For each counter the own function that it is in, from 0.
+    pub(crate) functions: Vec<usize>,
 }
 
 /// `wasm` with counters. An operator counts when it was executed without a trap; `unreachable` and those that leave count when they are
@@ -123,7 +126,8 @@ pub(crate) struct Counted {
 pub(crate) fn count_operators(wasm: &[u8]) -> Result<Counted> {
     let memory = memories(wasm)?;
     let mut counters: Vec<Vec<usize>> = Vec::new();
-    let bodies = rewrite_bodies(wasm, |_, body| {
+    let mut functions = Vec::new();
+    let bodies = rewrite_bodies(wasm, |function, body| {
         let operators = body.get_operators_reader()?.into_iter_with_offsets().collect::<wasmparser::Result<Vec<_>>>()?;
         let mut output = more_locals(wasm, body, &[])?;
         let mut pending = Vec::new();
@@ -131,6 +135,7 @@ pub(crate) fn count_operators(wasm: &[u8]) -> Result<Counted> {
             if !pending.is_empty() {
                 increment(counters.len(), memory, output);
                 counters.push(std::mem::take(pending));
+                functions.push(function);
             }
         };
         for (number, (operator, offset)) in operators.iter().enumerate() {
@@ -154,7 +159,7 @@ pub(crate) fn count_operators(wasm: &[u8]) -> Result<Counted> {
     let export_section = with_export(wasm, COUNTERS, 2, memory)?;
     let replacements =
         [(SectionId::Memory, &*memory_section), (SectionId::Export, &export_section), (SectionId::Code, &section_of(&bodies))];
-    Ok(Counted { wasm: replace(wasm, &replacements)?, counters })
+    Ok(Counted { wasm: replace(wasm, &replacements)?, counters, functions })
 }
 
 /// How often each operator was executed, by number, from the memory of counters.
@@ -164,6 +169,18 @@ pub(crate) fn executed(counters: &[Vec<usize>], memory: &[u8]) -> Vec<u64> {
     for (operators, count) in counters.iter().zip(memory.as_chunks().0) {
         for operator in operators {
             executed[*operator] += u64::from_le_bytes(*count);
+        }
+    }
+    executed
+}
+
+/// How often each own function, from 0, executed each operator, by number.
+#[must_use]
+pub(crate) fn executed_in(counted: &Counted, memory: &[u8]) -> BTreeMap<(usize, usize), u64> {
+    let mut executed = BTreeMap::new();
+    for ((operators, function), count) in counted.counters.iter().zip(&counted.functions).zip(memory.as_chunks().0) {
+        for operator in operators {
+            *executed.entry((*function, *operator)).or_default() += u64::from_le_bytes(*count);
         }
     }
     executed

@@ -10,6 +10,7 @@ pub(crate) fn trust(code: &CompiledHere) -> Result<TrustedCode, StoreError> {
 }
 
 /// The output of [`preheat_compiler`].
+#[derive(PartialEq, Eq)]
 pub(crate) struct CompiledHere(Vec<u8>);
 
 impl CompiledHere {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 pub(crate) mod freeze;
+pub(crate) mod profile;
 pub(crate) mod victim;
 
 use preheat_compiler::{CompileError, CompileOptions, Compiler};

@@ -1,5 +1,6 @@
 //! Modules from seeds.
 
+mod calls;
 mod program;
 mod smith;
 mod table;
@@ -21,6 +22,8 @@ pub enum Generator {
     Smith,
     /// Programs of our own in which every operator is about as likely as every other, on values that are border cases.
     Program,
+    /// Programs of our own, of small functions that call each other.
+    Calls,
 }
 
 /// A module, and how it is compiled.
@@ -51,6 +54,7 @@ impl Case {
                 None => return Ok(None),
             },
             Generator::Program => program::module(&mut random)?,
+            Generator::Calls => calls::module(&mut random)?,
         };
         Self::new(&rewrite::canonicalize_nans(&wasm)?, seed).map(Some)
     }

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
 
 /// Number types by the letters of the table.
-const TYPES: [(char, &str); 5] = [('i', "i32"), ('l', "i64"), ('f', "f32"), ('d', "f64"), ('v', "v128")];
+pub(super) const TYPES: [(char, &str); 5] = [('i', "i32"), ('l', "i64"), ('f', "f32"), ('d', "f64"), ('v', "v128")];
 
-fn type_of(letter: char) -> &'static str {
+pub(super) fn type_of(letter: char) -> &'static str {
     TYPES.iter().find(|(known, _)| *known == letter).map_or("i32", |(_, name)| name)
 }
 
@@ -644,7 +644,7 @@ fn float(number: f64, text: &str, payload: u64) -> String {
 }
 
 /// Types of parameters or results.
-fn list(what: &str, letters: &str) -> String {
+pub(super) fn list(what: &str, letters: &str) -> String {
     if letters.is_empty() {
         return String::new();
     }
