@@ -119,7 +119,7 @@ fn what_a_module_imports_and_begins_with_stays_as_it_is() {
     let imports = |store: &mut _| {
         let mut linker = Linker::new();
         let memory = Memory::new(&mut *store, MemoryType { min: 1, max: None }).unwrap();
-        imported = Some(memory.clone());
+        imported = Some(memory);
         linker.define("a", "m", Extern::Memory(memory)).unwrap();
         linker.func_wrap("a", "f", |_: Caller<'_, ()>, value: i32| value * 3).unwrap();
         linker
