@@ -50,7 +50,7 @@ pub use instrument::{COUNTERS, Instrumented, KnownFunction, functions};
 pub use key::{BUILD_ID, COMPILER, ENGINE, FEATURES, TARGET};
 pub use passes::Passes;
 
-use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::isa::OwnedTargetIsa;
 use guide::Guide;
 use preheat_image::profile::Summary;
 use preheat_image::{CpuLevel, Digest};
@@ -119,8 +119,6 @@ impl CompileOptions {
 pub struct Compiler {
     options: CompileOptions,
     isa: OwnedTargetIsa,
-    /// For functions that were never called.
-    cold_isa: OwnedTargetIsa,
     profile: Option<(Arc<Summary>, Passes)>,
 }
 
@@ -130,9 +128,7 @@ impl Compiler {
     /// # Errors
     /// When Cranelift refuses the options.
     pub fn new(options: CompileOptions) -> Result<Self, CompileError> {
-        let cold =
-            CompileOptions { optimize: if options.optimize == Optimize::Speed { Optimize::Size } else { options.optimize }, ..options };
-        Ok(Self { options, isa: target::target(&options)?, cold_isa: target::target(&cold)?, profile: None })
+        Ok(Self { options, isa: target::target(&options)?, profile: None })
     }
 
     /// The same, steered by a profile in these passes. Whatever the profile says, the code computes the same. Code that captures is not steered: it
@@ -173,8 +169,7 @@ impl Compiler {
         let (module, bodies) = module::parse(wasm)?;
         let ranges: Vec<(u32, u32)> = bodies.iter().map(|body| body_range(&body.body)).collect::<Result<_, _>>()?;
         let guide = self.profile.as_ref().map(|(summary, passes)| Guide::new(summary, &bodies, *passes));
-        let targets = Targets { hot: &*self.isa, cold: &*self.cold_isa };
-        let code = parallel::compile(&module, bodies, &self.options, targets, guide.as_ref())?;
+        let code = parallel::compile(&module, bodies, &self.options, &*self.isa, guide.as_ref())?;
         let imported = module.imported().imported_functions;
         let order = match guide.as_ref().filter(|guide| guide.passes().layout) {
             Some(guide) => guide::order(guide, imported, code.functions.len()),
@@ -183,14 +178,6 @@ impl Compiler {
         let parts = link::link(&module, code, &ranges, &order, &self.options)?;
         Ok(parts.encode(Digest::of(wasm), key, self.options.cpu)?)
     }
-}
-
-/// What code is made for: the CPU is the same.
-#[derive(Clone, Copy)]
-struct Targets<'a> {
-    hot: &'a dyn TargetIsa,
-    /// For functions that were never called.
-    cold: &'a dyn TargetIsa,
 }
 
 /// Where a body is in the Wasm, and its size.

@@ -6,7 +6,7 @@ use crate::guide::{Chosen, Guide, Library};
 use crate::helpers::Helper;
 use crate::module::{Body, Module, impossible};
 use crate::translate::{self, Environment};
-use crate::{CompileError, CompileOptions, Targets, trampolines};
+use crate::{CompileError, CompileOptions, trampolines};
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{Function, Signature, StackSlot, UserFuncName};
@@ -55,16 +55,16 @@ pub(crate) fn compile(
     module: &Module<'_>,
     bodies: Vec<Body<'_>>,
     options: &CompileOptions,
-    targets: Targets<'_>,
+    isa: &dyn TargetIsa,
     guide: Option<&Guide<'_>>,
 ) -> Result<ModuleCode, CompileError> {
-    let env = Environment { guide, ..Environment::new(module, options, targets.hot) };
+    let env = Environment { guide, ..Environment::new(module, options, isa) };
     let chosen = match guide.filter(|guide| guide.passes().inline) {
         Some(guide) => Chosen::new(guide, module, &bodies)?,
         None => Chosen::default(),
     };
     let library = Library::new(chosen, &bodies);
-    let new_worker = || Worker { library: Some(&library), cold: Some(targets.cold), ..Worker::new(env, options, targets.hot) };
+    let new_worker = || Worker { library: Some(&library), ..Worker::new(env, options, isa) };
     let functions = run(bodies, options, new_worker, |worker, body: Body<'_>| worker.function(body))?;
     let mut worker = new_worker();
     let mut rest = |function: Function, what: &str| worker.other(function, what);
@@ -186,8 +186,6 @@ pub(crate) struct Worker<'a> {
     control: ControlPlane,
     /// What comes into others in place of calls.
     library: Option<&'a Library<'a>>,
-    /// What functions are made for that were never called.
-    cold: Option<&'a dyn TargetIsa>,
 }
 
 impl<'a> Worker<'a> {
@@ -201,7 +199,6 @@ impl<'a> Worker<'a> {
             validator: FuncValidatorAllocations::default(),
             control: ControlPlane::default(),
             library: None,
-            cold: None,
         }
     }
 
@@ -212,9 +209,7 @@ impl<'a> Worker<'a> {
         if !self.options.capture {
             self.translate(body)?;
             self.put_in(index)?;
-            let cold = self.env.guide.is_some_and(|guide| guide.passes().cold && guide.entries(index).is_none());
-            let isa = self.cold.filter(|_| cold).unwrap_or(self.isa);
-            return self.finish_for(isa, None, &|| module.describe(index));
+            return self.finish(None, &|| module.describe(index));
         }
         let (body, sites) = self.check(body, &[])?;
         let shadow = Shadow::new(&sites).ok_or_else(|| too_large(module, index))?;
@@ -347,15 +342,6 @@ impl<'a> Worker<'a> {
     }
 
     fn finish(&mut self, captured: Option<&Captured<'_>>, what: &dyn Fn() -> String) -> Result<Compiled, CompileError> {
-        self.finish_for(self.isa, captured, what)
-    }
-
-    fn finish_for(
-        &mut self,
-        isa: &dyn TargetIsa,
-        captured: Option<&Captured<'_>>,
-        what: &dyn Fn() -> String,
-    ) -> Result<Compiled, CompileError> {
-        codegen::compile(&mut self.context, isa, &mut self.control, self.options.address_map, captured, what)
+        codegen::compile(&mut self.context, self.isa, &mut self.control, self.options.address_map, captured, what)
     }
 }

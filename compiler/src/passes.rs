@@ -13,20 +13,18 @@ pub struct Passes {
     pub calls: bool,
     /// An arm that dominates a jump table is tried first.
     pub tables: bool,
-    /// Functions that were never called are compiled quickly.
-    pub cold: bool,
 }
 
 impl Passes {
     /// All of them.
-    pub const ALL: Self = Self { layout: true, blocks: true, inline: true, calls: true, tables: true, cold: true };
+    pub const ALL: Self = Self { layout: true, blocks: true, inline: true, calls: true, tables: true };
     /// Those that pay: all but `calls`, which makes code larger and, by `docs/benchmarks.md`, not faster.
     pub const USUAL: Self = Self { calls: false, ..Self::ALL };
     /// None of them.
-    pub const NONE: Self = Self { layout: false, blocks: false, inline: false, calls: false, tables: false, cold: false };
+    pub const NONE: Self = Self { layout: false, blocks: false, inline: false, calls: false, tables: false };
 
     /// The names of all, in the order of [`Self::with`].
-    pub const NAMES: [&'static str; 6] = ["layout", "blocks", "inline", "calls", "tables", "cold"];
+    pub const NAMES: [&'static str; 5] = ["layout", "blocks", "inline", "calls", "tables"];
 
     /// The same with the pass of this name on or off; none if there is no such pass.
     #[must_use]
@@ -37,7 +35,6 @@ impl Passes {
             "inline" => &mut self.inline,
             "calls" => &mut self.calls,
             "tables" => &mut self.tables,
-            "cold" => &mut self.cold,
             _ => return None,
         };
         *pass = on;
@@ -47,7 +44,7 @@ impl Passes {
     /// The names of those that are on, for build keys and people.
     #[must_use]
     pub fn to_text(self) -> String {
-        let on = [self.layout, self.blocks, self.inline, self.calls, self.tables, self.cold];
+        let on = [self.layout, self.blocks, self.inline, self.calls, self.tables];
         let names: Vec<&str> = Self::NAMES.into_iter().zip(on).filter(|(_, on)| *on).map(|(name, _)| name).collect();
         names.join(",")
     }

@@ -102,7 +102,9 @@ half_digest! {
     ContributionId, "preheat-contribution-v1"
 }
 half_digest! {
-    /// A digest of a function's body as it is in the code section: the declarations of its locals and its operators, without the size in front.
+    /// A digest of what a function's body keeps when other functions of its module come and go: indices of functions and types change then, and
+    /// addresses do. What exactly is hashed is said by whoever reads Wasm, which this crate does not; two that are equal have as many sites, in the same
+    /// order, but perhaps at other offsets.
     BodyDigest, "preheat-function-body-v1"
 }
 half_digest! {

@@ -125,12 +125,7 @@ impl FreezeArgs {
     }
 
     fn dirs(&self) -> Vec<Directory> {
-        let directory = |dir: &String, writable| {
-            let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
-            Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable }
-        };
-        let writable = self.dir.iter().map(|dir| directory(dir, true));
-        writable.chain(self.ro_dir.iter().map(|dir| directory(dir, false))).collect()
+        super::directories(&self.dir, &self.ro_dir)
     }
 
     fn input(&self) -> anyhow::Result<Option<Vec<u8>>> {

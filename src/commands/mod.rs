@@ -27,7 +27,7 @@ mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use preheat::remote::{BuildCache, Remote, Settings};
-use preheat::{CpuLevel, EngineChoice, Home, Optimize, Passes};
+use preheat::{CpuLevel, Directory, EngineChoice, Home, Optimize, Passes};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ pub(crate) struct BuildOptions {
     /// Profile of the module, or of another build of it, that steers the compiler; see `preheat profile`
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// What the profile is used for, of layout, blocks, inline, calls, tables, cold [default: all but calls]
+    /// What the profile is used for, of layout, blocks, inline, calls, tables [default: all but calls]
     #[arg(long, value_delimiter = ',', value_name = "PASSES", requires = "profile", value_parser = parse_pass)]
     passes: Option<Vec<String>>,
     /// Namespace for which the builder signs
@@ -225,6 +225,16 @@ impl Shared {
 fn parse_pass(text: &str) -> Result<String, String> {
     let known = Passes::NAMES.contains(&text) || text == "none";
     known.then(|| text.to_owned()).ok_or_else(|| format!("`{text}` is none of {}, none", Passes::NAMES.join(", ")))
+}
+
+/// Directories as options have them, `HOST[::GUEST]`: those that a guest may write to, and those that it may only read.
+fn directories(dir: &[String], ro_dir: &[String]) -> Vec<Directory> {
+    let directory = |dir: &String, writable| {
+        let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
+        Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable }
+    };
+    let writable = dir.iter().map(|dir| directory(dir, true));
+    writable.chain(ro_dir.iter().map(|dir| directory(dir, false))).collect()
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

@@ -1,11 +1,11 @@
-use super::{BuildOptions, Global, Shared, build, parse_variable, pull};
+use super::{BuildOptions, Global, Shared, build, directories, parse_variable, pull};
 use crate::{exit, ui};
 use clap::Args;
 use preheat::remote::{Location, PullCode, Remote};
-use preheat::{Builder, Digest, Directory, Home, Input, LoadOptions, Output, Request, RunError, Runtime, StoreError};
+use preheat::{Builder, Digest, Home, Input, LoadOptions, Output, Request, RunError, Runtime, StoreError};
 use serde_json::json;
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -208,11 +208,8 @@ impl Run {
 
     fn call(&self, image: &preheat::Image) -> (anyhow::Result<i32>, Option<Vec<String>>) {
         let mut request = Request::new().input(Input::Inherit).stdout(Output::Inherit).stderr(Output::Inherit);
-        for (dirs, writable) in [(&self.dir, true), (&self.ro_dir, false)] {
-            for dir in dirs {
-                let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
-                request = request.dir(Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable });
-            }
+        for directory in directories(&self.dir, &self.ro_dir) {
+            request = request.dir(directory);
         }
         for (name, value) in &self.env {
             request = request.env(name, value);

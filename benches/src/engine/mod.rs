@@ -89,14 +89,11 @@ pub enum System {
     WithCalls,
     /// The same, but no arm of a jump table is tried first.
     WithoutTables,
-    /// The same, but what was never called is compiled as all else is.
-    WithoutCold,
 }
 
 impl System {
     /// Those that lack one use of the profile, or have one more.
-    pub const OTHERWISE: [Self; 6] =
-        [Self::WithoutLayout, Self::WithoutBlocks, Self::WithoutInline, Self::WithCalls, Self::WithoutTables, Self::WithoutCold];
+    pub const OTHERWISE: [Self; 5] = [Self::WithoutLayout, Self::WithoutBlocks, Self::WithoutInline, Self::WithCalls, Self::WithoutTables];
 
     /// Whether a profile steers it.
     #[must_use]
@@ -123,7 +120,6 @@ impl System {
             Self::WithoutInline => "without inline",
             Self::WithCalls => "with calls",
             Self::WithoutTables => "without tables",
-            Self::WithoutCold => "without cold",
         }
     }
 }

@@ -102,7 +102,6 @@ impl Ours for Native {
             System::WithoutInline => "inline",
             System::WithCalls => "calls",
             System::WithoutTables => "tables",
-            System::WithoutCold => "cold",
             _ => "",
         };
         let passes = Passes::USUAL.with(pass, system == System::WithCalls).unwrap_or(Passes::USUAL);

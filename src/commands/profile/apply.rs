@@ -1,10 +1,10 @@
 use super::{read_input, summary};
-use crate::commands::Global;
+use crate::commands::{Global, directories};
 use crate::{exit, ui};
 use anyhow::Context as _;
 use clap::Args;
 use preheat::evidence::{Evidence, Ratio, WHOLE};
-use preheat::{Applied, Apply as Applying, BuildError, Directory, Outcome, RecordedRequest, Reference, Verdict};
+use preheat::{Applied, Apply as Applying, BuildError, Outcome, RecordedRequest, Reference, Verdict};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -106,9 +106,9 @@ impl Apply {
         let count = requests.len();
         let mut apply =
             Applying::new(&home, image, Arc::new(profile), requests).timeout(self.timeout).rounds(self.rounds).min_gain(self.min_gain);
-        for dir in self.dir.iter().chain(&self.ro_dir) {
-            let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
-            apply = apply.dir(Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable: false });
+        // A replay changes nothing, whatever is granted.
+        for directory in directories(&[], &[&self.dir[..], &self.ro_dir].concat()) {
+            apply = apply.dir(directory);
         }
         if let Some(path) = &self.wasm {
             apply = apply.wasm(path.display().to_string(), read_input(path)?);

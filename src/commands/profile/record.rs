@@ -1,5 +1,5 @@
 use super::{contributions, now, read_input, write};
-use crate::commands::{Global, parse_variable};
+use crate::commands::{Global, directories, parse_variable};
 use crate::ui;
 use anyhow::Context as _;
 use clap::Args;
@@ -108,11 +108,6 @@ impl Record {
     }
 
     fn dirs(&self) -> Vec<Directory> {
-        let directory = |dir: &String, writable| {
-            let (host, guest) = dir.split_once("::").unwrap_or((dir, dir));
-            Directory { host: PathBuf::from(host), guest: guest.to_owned(), writable }
-        };
-        let writable = self.dir.iter().map(|dir| directory(dir, true));
-        writable.chain(self.ro_dir.iter().map(|dir| directory(dir, false))).collect()
+        directories(&self.dir, &self.ro_dir)
     }
 }
